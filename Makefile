@@ -1,0 +1,65 @@
+# make demo: set up, and label bundled reviews and comments.   make test: set up, and run the tests.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+CONSTRAINTS := constraints/constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check fix bench bench-large constraints clean
+
+help: ## what there is to make
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/installed ## label bundled reviews and comments, in under a minute
+	@AUDIENCE_HOME=demo/home $(BIN)/audience demo --folder demo
+
+test: $(VENV)/installed-dev ## all tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed-dev ## style, types, imports; reports only
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(VENV)/installed-dev ## mend style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(VENV)/installed-bench ## speed and memory side by side with the row-wise baseline
+	$(BIN)/python benchmarks/bench.py
+
+bench-large: $(VENV)/installed-bench ## memory on ten million rows
+	$(BIN)/python benchmarks/bench.py --large
+
+constraints: $(VENV)/installed-dev ## lock the newest versions again
+	$(PIP) install uv
+	$(BIN)/uv pip compile pyproject.toml --group dev --group bench --universal --python-version 3.11 \
+		--no-emit-index-url --no-header --no-annotate --upgrade --quiet --output-file $(CONSTRAINTS)
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) demo benchmarks/data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(VENV)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Audience needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo "This Python lacks venv; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@echo "setting up $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --upgrade "pip>=25.1"
+	@touch $@
+
+$(VENV)/installed: $(VENV)/python pyproject.toml $(CONSTRAINTS)
+	@$(PIP) install --constraint $(CONSTRAINTS) --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	@$(PIP) install --constraint $(CONSTRAINTS) --group dev
+	@touch $@
+
+$(VENV)/installed-bench: $(VENV)/installed
+	@$(PIP) install --constraint $(CONSTRAINTS) --group bench
+	@touch $@
