@@ -1,0 +1,238 @@
+"""What every kind of source and target promises, and the two layouts that flow between them.
+
+A source hands over batches of canonical columns; a target stores result rows. Nothing else knows a database.
+"""
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+from audience.errors import BadInput
+
+ROLES = ("id", "post_time", "s_id", "s_area_id", "author", "title", "content")
+TEXT_FIELDS = ("content", "title", "author", "s_area_id", "s_id")
+
+RESULT_SCHEMA = pa.schema(
+    [
+        ("id", pa.large_string()),
+        ("task_id", pa.large_string()),
+        ("source_author", pa.large_string()),
+        ("panel", pa.large_string()),
+        ("create_time", pa.timestamp("us")),
+        ("field_content", pa.large_string()),
+        ("match_content", pa.large_string()),
+        ("match_meta", pa.large_string()),
+        ("model", pa.large_string()),
+        ("score", pa.float64()),
+        ("evidence", pa.large_string()),
+        ("group", pa.large_string()),
+        ("partition", pa.int64()),
+        ("n", pa.int64()),
+    ]
+)
+"""One label on one row. The predecessor's columns first; `(task_id, partition, n)` is the key, `n` the order in the
+partition; `evidence` is a JSON list of hits with code-point spans; `group` names the result table."""
+
+PRODUCTION_COLUMNS = (
+    "id",
+    "task_id",
+    "source_author",
+    "panel",
+    "create_time",
+    "field_content",
+    "match_content",
+    "match_meta",
+    "model",
+    "score",
+    "evidence",
+    "posts",
+)
+"""One row per (author, panel), or per (id, panel) where there is no author: the latest row stands for the pair;
+`posts` counts the distinct rows that carried the label."""
+
+
+class SourceSpec(BaseModel):
+    """Where rows are and what their columns mean. `roles` maps our names to the table's columns; a name beyond
+    `ROLES` is one more text field. A default role is taken when a column of that name exists."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    secret: str | None = Field(default=None, description="password: env:NAME, or a sealed value; never the password")
+    url: str = Field(description="SQLite file, or CSV, TSV, JSONL or Parquet file, folder or glob; a path or a URL")
+    table: str | None = Field(default=None, description="table or view of a database; files have none")
+    roles: dict[str, str] = Field(default_factory=dict, description="our name -> column of the table")
+    time_format: str = Field(default="auto", description="auto, epoch_s, epoch_ms, epoch_us, or a strptime format")
+    timezone: str = Field(default="UTC", description="times without an offset are in it; so are start and end of a run")
+    delimiter: str | None = Field(default=None, description="of CSV files; by default by the file's ending")
+    quoting: bool | None = Field(
+        default=None, description="whether quotes enclose values; by default true for CSV only"
+    )
+    header: tuple[str, ...] | None = Field(default=None, description="column names of CSV files that have no header")
+    encoding: str = Field(default="utf-8", description="of CSV files: utf-8, big5, cp950, gb18030 ...")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows, `start <= time < end` in the source's timezone (None: open), which text fields, how many a slice."""
+
+    start: dt.datetime | None = None
+    end: dt.datetime | None = None
+    fields: tuple[str, ...] = ()
+    partition_rows: int = 200_000
+
+    def __post_init__(self) -> None:
+        if self.start and self.end and self.start >= self.end:
+            raise BadInput(f"the range starts at {self.start}, which is not before its end {self.end}: swap them?")
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A half-open slice of a source. `slice` is JSON that only the source that planned it reads."""
+
+    number: int
+    slice: dict[str, Any]
+    n_rows: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Partitions in order, and the rows that no partition can hold, counted by reason."""
+
+    partitions: tuple[Partition, ...]
+    set_aside: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def n_rows(self) -> int:
+        return sum(p.n_rows for p in self.partitions)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `source test` found. `null_keys` counts null ids and times; `advice` says what would make it faster."""
+
+    columns: dict[str, str]
+    roles: dict[str, str]
+    n_rows: int
+    time_span: tuple[str, str] | None
+    index: str | None
+    null_keys: dict[str, int]
+    preview: list[dict[str, str | None]]
+    advice: tuple[str, ...] = ()
+
+
+class Source(Protocol):
+    """Rows of one table or set of files. Safe to use from several threads at once."""
+
+    spec: SourceSpec
+    roles: Mapping[str, str]
+
+    def describe(self) -> Description:
+        """What is there: columns, types, rows, time span, index, null keys, five rows."""
+
+    def plan(self, selection: Selection) -> Plan:
+        """Balanced half-open slices with exact row counts; no row is lost: planned, or counted by reason."""
+
+    def read(self, partition: Partition, selection: Selection) -> Iterator[pa.RecordBatch]:
+        """Batches of `batch_schema` in the partition's order, bounded in rows and bytes. Rows that cannot be decoded
+        come with `error` set; rows outside the range may come where the source cannot select by time."""
+
+
+def batch_schema(names: Iterable[str]) -> pa.Schema:
+    """The layout of a batch: `id`, the roles asked for, and `error` (why the row cannot be used; null: it can)."""
+    columns = [("post_time", pa.timestamp("us")) if n == "post_time" else (n, pa.large_string()) for n in names]
+    return pa.schema([*columns, ("error", pa.large_string())])
+
+
+def columns_to_read(roles: Mapping[str, str], selection: Selection) -> tuple[str, ...]:
+    """The roles a run needs: keys, channel and author where they exist, and the fields its models look at."""
+    missing = [f for f in selection.fields if f not in roles]
+    if missing:
+        raise BadInput(f"no column plays the role {missing[0]!r} that a model looks at; roles here: {', '.join(roles)}")
+    keys = [r for r in ("post_time", "s_id", "author") if r in roles]
+    return ("id", *keys, *(f for f in selection.fields if f not in keys and f != "id"))
+
+
+def resolve_roles(spec: SourceSpec, columns: Sequence[str], where: str) -> dict[str, str]:
+    """Our name -> column: what the spec says, then the default names that exist."""
+    for role, column in spec.roles.items():
+        if column not in columns:
+            raise BadInput(f"{where} has no column {column!r} for the role {role!r}; it has: {', '.join(columns)}")
+    taken = set(spec.roles.values())
+    defaults = {r: r for r in ROLES if r in columns and r not in spec.roles and r not in taken}
+    roles = {**defaults, **spec.roles}
+    if not any(r not in ("id", "post_time") for r in roles):
+        raise BadInput(
+            f"no column of {where} has a role to label: name one, e.g. --role content=COLUMN; "
+            f"it has: {', '.join(columns)}"
+        )
+    return {r: roles[r] for r in (*ROLES, *spec.roles) if r in roles}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a target knows of a finished partition. `statistics` is JSON text; `authors` the packed author hashes."""
+
+    partition: int
+    n_rows: int
+    statistics: str
+    authors: bytes
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """How production is settled: `conflicts` maps a panel to its conflict group; `by_author`: one row per
+    (author, panel), else per (id, panel)."""
+
+    conflicts: dict[str, str]
+    by_author: bool
+
+
+class Statistics(Protocol):
+    """What `Target.write` stores beside the rows, read once the rows are exhausted."""
+
+    def to_json(self) -> str: ...
+
+    def packed_authors(self) -> bytes: ...
+
+
+class Target(Protocol):
+    """Where result and production rows go. Its own tables only; the truth of what is written is here."""
+
+    url: str
+
+    def prepare(self, task: str, groups: Sequence[str]) -> int:
+        """Creates what is missing (never inside a transaction), admits the task and returns its fence."""
+
+    def write(
+        self, task: str, partition: int, fence: int, rows: Iterable[pa.RecordBatch], statistics: Statistics
+    ) -> bool:
+        """Rows and mark in one transaction. False, and nothing changed, when the mark is there already.
+        Raises Conflict when the fence is old."""
+
+    def exists(self) -> bool:
+        """Whether anything was ever written here; it may have been moved away since."""
+
+    def marks(self, task: str) -> Iterator[Mark]:
+        """The marks of finished partitions, in order; one in memory at a time."""
+
+    def results(self, task: str, group: str | None = None, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
+        """Result rows in key order, bounded in memory."""
+
+    def fetch(self, task: str, keys: Sequence[tuple[str, int, int]]) -> list[dict[str, Any]]:
+        """The result rows with these (group, partition, n), in that order."""
+
+    def produce(self, task: str, group: str, settlement: Settlement) -> tuple[int, int]:
+        """Replaces the task's production rows of one group at once; (rows, distinct subjects). Twice: the same."""
+
+    def production(self, task: str, group: str) -> Iterator[pa.RecordBatch]:
+        """The task's production rows of one group, by time."""
+
+    def delete(self, task: str) -> None:
+        """Removes every row and mark of the task, and bars late writers."""
+
+    def where(self, group: str, production: bool = False) -> str:
+        """A name a person can look up: the table or the file."""

@@ -1,0 +1,107 @@
+"""Columns as a driver gives them -> batches in the canonical layout, with bad values set aside by row."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from audience.tables.base import SourceSpec, batch_schema
+from audience.tables.times import naive, parse_times
+
+BATCH_BYTES = 8 * 2**20
+BATCH_ROWS = 65_536
+SHOWN_CHARACTERS = 40
+
+
+def canonical_batch(columns: Mapping[str, pa.Array], spec: SourceSpec) -> pa.RecordBatch:
+    """A batch of `batch_schema`. Text may arrive as binary (checked to be UTF-8 here) or as any type that has a text
+    form; a row whose text or time cannot be read, or whose id is null, gets an `error`."""
+    errors = pl.Series("error", [None] * 0, dtype=pl.String).extend_constant(None, len(columns["id"]))
+    ready: dict[str, pa.Array] = {}
+    for name, column in columns.items():
+        if name == "post_time":
+            values, bad = _times(column, spec)
+        else:
+            values, bad = _texts(column)
+        ready[name] = values
+        if bad is not None:
+            errors = errors.fill_null(bad)
+    null_ids = pl.Series(pc.is_null(ready["id"]))
+    errors = errors.set(null_ids & errors.is_null(), "id is null")
+    schema = batch_schema(columns)
+    return pa.RecordBatch.from_arrays([*ready.values(), errors.to_arrow().cast(pa.large_string())], schema=schema)
+
+
+def _texts(column: pa.Array) -> tuple[pa.Array, pl.Series | None]:
+    if pa.types.is_large_string(column.type):
+        return column, None
+    if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
+        return column.cast(pa.large_string()), None
+    try:
+        return column.cast(pa.large_binary()).cast(pa.large_string()), None
+    except pa.ArrowInvalid:
+        return _texts_of_which_some_are_not_utf8(column)
+
+
+def _texts_of_which_some_are_not_utf8(column: pa.Array) -> tuple[pa.Array, pl.Series]:
+    texts: list[str | None] = []
+    errors: list[str | None] = []
+    for value in column.to_pylist():
+        try:
+            texts.append(None if value is None else value.decode())
+            errors.append(None)
+        except UnicodeDecodeError as error:
+            texts.append(None)
+            errors.append(f"text is not UTF-8: at byte {error.start} (a lone surrogate, or another encoding)")
+    return pa.array(texts, pa.large_string()), pl.Series(errors, dtype=pl.String)
+
+
+def _times(column: pa.Array, spec: SourceSpec) -> tuple[pa.Array, pl.Series | None]:
+    if pa.types.is_temporal(column.type) and not pa.types.is_time(column.type):
+        times = naive(_series(column).cast(pl.Datetime("us", getattr(column.type, "tz", None))), spec.timezone)
+        return times.to_arrow().cast(pa.timestamp("us")), None
+    texts, bad = _texts(column)
+    raw = _series(texts)
+    times = parse_times(raw, spec.time_format, spec.timezone)
+    unreadable = times.is_null() & raw.is_not_null()
+    if unreadable.any():
+        shown = "post_time is not a time: " + raw.str.slice(0, SHOWN_CHARACTERS)
+        shown = shown.set(~unreadable, None)
+        bad = shown if bad is None else bad.fill_null(shown)
+    return times.to_arrow().cast(pa.timestamp("us")), bad
+
+
+def _series(column: pa.Array) -> pl.Series:
+    series = pl.from_arrow(column)
+    assert isinstance(series, pl.Series)
+    return series
+
+
+def rebatched(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of bounded size: small ones joined, large ones cut."""
+    waiting: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in batches:
+        for piece in _cut(batch):
+            if waiting and (rows + len(piece) > BATCH_ROWS or size + piece.nbytes > BATCH_BYTES):
+                yield _joined(waiting)
+                rows = size = 0
+            waiting.append(piece)
+            rows, size = rows + len(piece), size + piece.nbytes
+    if waiting:
+        yield _joined(waiting)
+
+
+def _cut(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    pieces = max(1, -(-batch.nbytes // BATCH_BYTES), -(-len(batch) // BATCH_ROWS))
+    step = max(1, -(-len(batch) // pieces))
+    for start in range(0, len(batch), step):
+        yield batch.slice(start, step)
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    """Empties the list: a generator that waits should hold no rows."""
+    joined = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+    batches.clear()
+    return joined

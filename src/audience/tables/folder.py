@@ -1,0 +1,316 @@
+"""A folder of Parquet files as a target: one file per partition, and its mark is the metadata of that same file.
+
+    results/<task>/part-00000.parquet                  rows of all groups and the mark, renamed into place
+    production/<task>/production_<group>.parquet
+    tasks/<task>.json                                  {"task", "fence", "state"}
+
+To delete a task, its folder is renamed away first: the unfinished file of a late writer is in it and goes too."""
+
+import base64
+import contextlib
+import errno
+import json
+import os
+import re
+import threading
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from audience.errors import AudienceError, BadInput, Conflict, Transient
+from audience.tables.base import PRODUCTION_COLUMNS, RESULT_SCHEMA, Mark, Settlement, Statistics
+from audience.tables.batches import rebatched
+from audience.tables.folder_production import settled
+from audience.tables.parquet_files import opened, rows_per_batch
+
+MARK, STATISTICS, AUTHORS = "audience.mark", "audience.statistics", "audience.authors"
+PRODUCTION_MARK = {"audience.production": "1"}
+STORED = tuple(name for name in RESULT_SCHEMA.names if name != "group")
+PRODUCTION_SCHEMA = pa.schema(
+    [pa.field(n, pa.int64()) if n == "posts" else RESULT_SCHEMA.field(n) for n in PRODUCTION_COLUMNS]
+)
+PART = re.compile(r"part-(\d+)\.parquet")
+OURS = re.compile(r"(part-\d+|production_\w+)\.parquet|\.(part-\d+|production_\w+)\.parquet\.[0-9a-f]{32}\.tmp")
+TASK = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+GROUP = re.compile(r"[A-Za-z0-9_]{1,40}")
+TIME_FORMAT = "%Y-%m-%d %H:%M:%S%.f"
+AWAY_FOR_NOW = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT}
+
+
+class FolderTarget:
+    """Result and production files in a folder, beside whatever else lives there."""
+
+    def __init__(self, url: str, path: Path) -> None:
+        self.url = url
+        self.path = path
+        self._renaming = threading.Lock()
+        if path.exists() and not path.is_dir():
+            raise BadInput(f"{path} is a file: name a folder for the results, or a file that ends in .db")
+        if not path.parent.is_dir():
+            raise BadInput(f"there is no folder {path.parent} for the results: create it, or write elsewhere")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise BadInput(f"{path} is read-only here: write elsewhere, or make the folder writable")
+
+    def prepare(self, task: str, groups: Sequence[str]) -> int:
+        for group in groups:
+            _check(group, GROUP, "group")
+        with mapped_errors(self.path):
+            for folder in (self._folder("results", task), self._folder("production", task), self.path / "tasks"):
+                folder.mkdir(parents=True, exist_ok=True)
+            with self._renaming:
+                if self._state(task) is None:
+                    self._save_state(task, 1, "open")
+        fence, _ = self._state(task) or (1, "open")
+        return fence
+
+    def write(
+        self, task: str, partition: int, fence: int, rows: Iterable[pa.RecordBatch], statistics: Statistics
+    ) -> bool:
+        final = self._folder("results", task) / f"part-{partition:05d}.parquet"
+        self._check_fence(task, partition, fence)
+        if final.exists():
+            return False
+        with _temporary(final) as temporary:
+            part = _Part({"task": task, "partition": partition, "fence": fence})
+            part.write(temporary, final, rows, statistics)
+            with self._renaming, mapped_errors(final):
+                self._check_fence(task, partition, fence)
+                if final.exists():
+                    return False
+                temporary.replace(final)
+        return True
+
+    def exists(self) -> bool:
+        return self.path.exists()
+
+    def marks(self, task: str) -> Iterator[Mark]:
+        yield from map(_mark, self._parts(task))
+
+    def results(self, task: str, group: str | None = None, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
+        names = [name for name in columns or STORED if name != "group"]
+        counts = {path: _rows_of_groups(path) for path in self._parts(task)}
+        for each in [group] if group else sorted({g for groups in counts.values() for g in groups}):
+            for path in (path for path, groups in counts.items() if each in groups):
+                for batch in _batches(path, RESULT_SCHEMA, [*names, "group"]):
+                    found = batch.filter(pc.equal(batch["group"], each))
+                    if len(found):
+                        yield found
+
+    def fetch(self, task: str, keys: Sequence[tuple[str, int, int]]) -> list[dict[str, Any]]:
+        found: dict[tuple[str, int, int], dict[str, Any]] = {}
+        for path in self._parts(task):
+            partition = _number(path)
+            wanted = [n for _, p, n in keys if p == partition]
+            if wanted:
+                frame = pl.scan_parquet(path, glob=False, hive_partitioning=False).filter(pl.col("n").is_in(wanted))
+                texts = frame.with_columns(pl.col("create_time").dt.to_string(TIME_FORMAT)).collect()
+                rows = texts.select(*STORED, "group").iter_rows(named=True)
+                found |= {(row["group"], partition, row["n"]): row for row in rows}
+        return [dict(found[key]) for key in map(tuple, keys) if key in found]
+
+    def produce(self, task: str, group: str, settlement: Settlement) -> tuple[int, int]:
+        final = self._production_file(task, group)
+        if not final.parent.is_dir():
+            return 0, 0
+        if final.exists():
+            _check_is_ours(final)
+        settled_rows = settled(self._parts(task), group, settlement)
+        with _temporary(final) as temporary, mapped_errors(final):
+            settled_rows.frame.sink_parquet(temporary, compression="zstd", metadata=PRODUCTION_MARK)
+            _to_disk(temporary)
+            temporary.replace(final)
+        return settled_rows.n_rows, settled_rows.n_subjects
+
+    def production(self, task: str, group: str) -> Iterator[pa.RecordBatch]:
+        path = self._production_file(task, group)
+        if path.exists():
+            _check_is_ours(path)
+            for batch in _batches(path, PRODUCTION_SCHEMA, PRODUCTION_COLUMNS):
+                yield batch.append_column("group", pa.array([group] * len(batch), pa.large_string()))
+
+    def delete(self, task: str) -> None:
+        with mapped_errors(self.path):
+            with self._renaming:
+                state = self._state(task)
+                if state is not None:
+                    self._save_state(task, state[0] + 1, "deleted")
+            for kind in ("results", "production"):
+                _remove(self._folder(kind, task))
+
+    def where(self, group: str, production: bool = False) -> str:
+        if production:
+            return f"{self.path}, files production/*/production_{group}.parquet"
+        return f"{self.path}, files results/*/part-*.parquet, rows of the group {group}"
+
+    def _folder(self, kind: str, task: str) -> Path:
+        return self.path / kind / _check(task, TASK, "task")
+
+    def _production_file(self, task: str, group: str) -> Path:
+        return self._folder("production", task) / f"production_{_check(group, GROUP, 'group')}.parquet"
+
+    def _parts(self, task: str) -> list[Path]:
+        folder = self._folder("results", task)
+        names = [path for path in folder.iterdir() if PART.fullmatch(path.name)] if folder.is_dir() else []
+        return sorted(names, key=_number)
+
+    def _state(self, task: str) -> tuple[int, str] | None:
+        path = self.path / "tasks" / f"{_check(task, TASK, 'task')}.json"
+        try:
+            record = json.loads(path.read_text("utf-8"))
+            return int(record["fence"]), str(record["state"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            raise Conflict(f"{path} is there already and is not Audience's: move it away") from None
+
+    def _save_state(self, task: str, fence: int, state: str) -> None:
+        path = self.path / "tasks" / f"{task}.json"
+        with _temporary(path) as temporary:
+            temporary.write_text(json.dumps({"task": task, "fence": fence, "state": state}), "utf-8")
+            _to_disk(temporary)
+            temporary.replace(path)
+
+    def _check_fence(self, task: str, partition: int, fence: int) -> None:
+        state = self._state(task)
+        if state is None or state[0] != fence or not self._folder("results", task).is_dir():
+            raise Conflict(f"task {task} was taken over or deleted; partition {partition} is not written")
+
+
+@dataclass
+class _Part:
+    """The rows of one partition on their way into a file."""
+
+    mark: dict[str, Any]
+    rows_of_groups: dict[str, int] = field(default_factory=dict)
+    last_of_groups: dict[str, int] = field(default_factory=dict)
+
+    def write(self, temporary: Path, final: Path, rows: Iterable[pa.RecordBatch], statistics: Statistics) -> None:
+        with mapped_errors(final):
+            writer = pq.ParquetWriter(temporary, RESULT_SCHEMA, compression="zstd")
+        try:
+            for batch in rebatched(rows):
+                self._count(batch)
+                with mapped_errors(final):
+                    writer.write_batch(batch.select(RESULT_SCHEMA.names).cast(RESULT_SCHEMA))
+            writer.add_key_value_metadata(self._metadata(statistics))
+        except BaseException:
+            with contextlib.suppress(OSError, pa.ArrowException):
+                writer.close()
+            raise
+        with mapped_errors(final):
+            writer.close()
+            _to_disk(temporary)
+
+    def _count(self, batch: pa.RecordBatch) -> None:
+        """Rows by group; the order that readers rely on is checked here."""
+        frame = pl.DataFrame({"group": pl.Series(batch["group"]), "n": pl.Series(batch["n"])})
+        for (name,), part in frame.group_by("group", maintain_order=True):
+            group = _check(name, GROUP, "group")
+            numbers = part["n"]
+            if numbers[0] <= self.last_of_groups.get(group, -1) or (numbers.diff(null_behavior="drop") <= 0).any():
+                raise BadInput(f"the results of partition {self.mark['partition']} are not in the order of their n")
+            self.last_of_groups[group] = numbers[-1]
+            self.rows_of_groups[group] = self.rows_of_groups.get(group, 0) + len(part)
+
+    def _metadata(self, statistics: Statistics) -> dict[str, str]:
+        mark = {**self.mark, "rows": sum(self.rows_of_groups.values()), "groups": self.rows_of_groups}
+        authors = base64.b64encode(statistics.packed_authors()).decode()
+        return {MARK: json.dumps(mark), STATISTICS: statistics.to_json(), AUTHORS: authors}
+
+
+@contextlib.contextmanager
+def mapped_errors(path: Path) -> Iterator[None]:
+    """The system's errors as ours."""
+    try:
+        yield
+    except OSError as error:
+        raise _as_ours(path, error) from error
+
+
+def _as_ours(path: Path, error: OSError) -> AudienceError:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno in AWAY_FOR_NOW:
+        return Transient(f"{path} cannot be written ({reason}): free some space or bring the disk back, and try again")
+    if isinstance(error, FileNotFoundError):
+        return Conflict(f"{path} cannot be written: its folder was deleted meanwhile")
+    return BadInput(f"{path} cannot be written ({reason}): check that the folder is one and is writable")
+
+
+@contextlib.contextmanager
+def _temporary(final: Path) -> Iterator[Path]:
+    """A name beside `final` that is gone afterwards, renamed or removed."""
+    path = final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield path
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _to_disk(path: Path) -> None:
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _check(name: Any, pattern: re.Pattern[str], what: str) -> str:
+    if not isinstance(name, str) or not pattern.fullmatch(name):
+        raise BadInput(f"the {what} {name!r} cannot name a file: letters, digits and _ can")
+    return name
+
+
+def _number(part: Path) -> int:
+    match = PART.fullmatch(part.name)
+    return int(match[1]) if match else -1
+
+
+def _metadata(path: Path, key: str) -> dict[str, str]:
+    """What we wrote beside the rows of a file; a file without `key` is not ours."""
+    with opened(path) as file:
+        pairs = (file.metadata.metadata or {}).items()
+        found = {k.decode(): v.decode() for k, v in pairs if k.startswith(b"audience.")}
+    if key not in found:
+        raise Conflict(f"{path} is there already and is not Audience's: move it away, or name the target otherwise")
+    return found
+
+
+def _mark(path: Path) -> Mark:
+    found = _metadata(path, MARK)
+    mark = json.loads(found[MARK])
+    return Mark(mark["partition"], mark["rows"], found[STATISTICS], base64.b64decode(found[AUTHORS]))
+
+
+def _rows_of_groups(path: Path) -> dict[str, int]:
+    groups: dict[str, int] = json.loads(_metadata(path, MARK)[MARK])["groups"]
+    return groups
+
+
+def _check_is_ours(production: Path) -> None:
+    _metadata(production, *PRODUCTION_MARK)
+
+
+def _batches(path: Path, schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    with opened(path) as file:
+        size = rows_per_batch(file.metadata, range(file.num_row_groups), columns)
+        for batch in file.iter_batches(size, columns=list(columns)):
+            yield batch.select(columns).cast(pa.schema([schema.field(name) for name in columns]))
+
+
+def _remove(folder: Path) -> None:
+    """Removes what is ours; the folder too, unless somebody else has a file in it."""
+    if folder.is_dir():
+        folder.rename(folder.with_name(f".deleted-{folder.name}~{uuid.uuid4().hex}"))
+    for away in folder.parent.glob(f".deleted-{folder.name}~*"):
+        for path in away.iterdir():
+            if OURS.fullmatch(path.name):
+                path.unlink()
+        if any(away.iterdir()):
+            away.rename(folder)
+        else:
+            away.rmdir()

@@ -1,0 +1,475 @@
+"""One suite for every kind of target, and one truth for production on all of them."""
+
+import contextlib
+import datetime as dt
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from audience.errors import BadInput, Conflict
+from audience.tables.base import PRODUCTION_COLUMNS, RESULT_SCHEMA, Settlement, Target
+from audience.tables.registry import open_target
+
+TASK = "0123456789abcdef0123456789abcdef"
+DAY = dt.datetime(2020, 1, 1)
+BY_AUTHOR = Settlement({"/male": "sex", "/female": "sex", "/married": "bond", "/unmarried": "bond"}, by_author=True)
+KINDS = {"sqlite": "labels.db", "folder": "labels/"}
+Row = dict[str, Any]
+
+
+@dataclass
+class Counted:
+    text: str = '{"n": 1}'
+    authors: bytes = bytes(range(256))
+
+    def to_json(self) -> str:
+        return self.text
+
+    def packed_authors(self) -> bytes:
+        return self.authors
+
+
+@pytest.fixture(params=list(KINDS))
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return f"{tmp_path}/{KINDS[request.param]}"
+
+
+@pytest.fixture
+def target(url: str) -> Target:
+    return open_target(url)
+
+
+def row(n: int, **values: Any) -> Row:
+    return {
+        "id": f"p{n}",
+        "task_id": TASK,
+        "source_author": "s_a",
+        "panel": "/male",
+        "create_time": DAY + dt.timedelta(days=n),
+        "field_content": "author",
+        "match_content": "先生",
+        "match_meta": "{}",
+        "model": "gender@1",
+        "score": 0.5,
+        "evidence": "[]",
+        "group": "forum",
+        "partition": 0,
+        "n": n,
+        **values,
+    }
+
+
+def batch(rows: Sequence[Row]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist(list(rows), RESULT_SCHEMA)
+
+
+def write(target: Target, rows: Sequence[Row], partition: int = 0, fence: int = 1) -> bool:
+    whole = batch([{**r, "partition": partition} for r in rows])
+    pieces = [whole[: len(rows) // 2], whole[len(rows) // 2 :]] if rows else []
+    return target.write(TASK, partition, fence, pieces, Counted())
+
+
+def filled(target: Target, rows: Sequence[Row], *groups: str) -> Target:
+    fence = target.prepare(TASK, groups or ("forum",))
+    assert write(target, rows, fence=fence)
+    return target
+
+
+def results(target: Target, group: str | None = None, columns: Sequence[str] = ()) -> list[Row]:
+    return [r for found in target.results(TASK, group, columns) for r in found.to_pylist()]
+
+
+def production(target: Target, group: str = "forum") -> list[Row]:
+    return [r for found in target.production(TASK, group) for r in found.to_pylist()]
+
+
+def leftovers(url: str) -> list[str]:
+    """Unfinished files; a database has none of its own making."""
+    return [p.name for p in Path(url).rglob("*") if p.is_file() and p.suffix == ".tmp"]
+
+
+HARD = ("emoji 👩‍👩‍👧", "NUL \0 in it", "tab\tline\r\nback\\slash", "'\"; DROP TABLE", "\\N", "", " ", "a ", "A", None)
+
+
+def test_rows_come_back_as_they_were(target: Target) -> None:
+    times = [None, dt.datetime(1969, 7, 20, 20, 17, 40, 1), dt.datetime(2020, 1, 1, 0, 0, 0, 123000), DAY]
+    rows = [
+        row(n, match_content=text, source_author=text, evidence=text, score=None if n % 2 else n / 3)
+        | {"create_time": times[n % 4]}
+        for n, text in enumerate(HARD)
+    ]
+    found = results(filled(target, rows))
+    assert found == rows
+    assert all(b.schema.field("create_time").type == pa.timestamp("us") for b in target.results(TASK))
+
+
+def test_results_of_chosen_columns_keep_their_order(target: Target) -> None:
+    filled(target, [row(0), row(1)])
+    found = list(target.results(TASK, "forum", ("panel", "id")))
+    assert [b.schema.names for b in found] == [["panel", "id", "group"]]
+    assert found[0].to_pylist() == [{"panel": "/male", "id": f"p{n}", "group": "forum"} for n in (0, 1)]
+
+
+def test_results_come_in_key_order_of_partitions_written_in_any_order(target: Target) -> None:
+    fence = target.prepare(TASK, ["forum", "blog"])
+    for partition in (2, 0, 11, 1):
+        rows = [row(n, id=f"{partition}-{n}", group="forum" if n % 2 else "blog") for n in range(4)]
+        write(target, rows, partition, fence)
+    for group, numbers in (("blog", (0, 2)), ("forum", (1, 3))):
+        assert [r["id"] for r in results(target, group)] == [f"{p}-{n}" for p in (0, 1, 2, 11) for n in numbers]
+    assert sorted(r["id"] for r in results(target)) == sorted(f"{p}-{n}" for p in (0, 1, 2, 11) for n in range(4))
+
+
+def test_mark_tells_rows_statistics_and_authors(target: Target) -> None:
+    fence = target.prepare(TASK, ["forum"])
+    assert list(target.marks(TASK)) == []
+    write(target, [row(0), row(1)], 1, fence)
+    write(target, [], 0, fence)
+    marks = list(target.marks(TASK))
+    assert [(m.partition, m.n_rows) for m in marks] == [(0, 0), (1, 2)]
+    assert {(m.statistics, m.authors) for m in marks} == {(Counted().text, Counted().authors)}
+    assert len(results(target)) == 2
+
+
+def test_statistics_are_read_after_the_rows(target: Target) -> None:
+    counted = Counted("nothing yet")
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        yield batch([row(0)])
+        counted.text = "one row"
+
+    target.write(TASK, 0, target.prepare(TASK, ["forum"]), rows(), counted)
+    assert next(target.marks(TASK)).statistics == "one row"
+
+
+def test_partition_written_twice_is_there_once(target: Target) -> None:
+    filled(target, [row(0), row(1)])
+    assert write(target, [row(n, panel="/other") for n in range(5)]) is False
+    assert [r["panel"] for r in results(target)] == ["/male", "/male"]
+    assert [m.n_rows for m in target.marks(TASK)] == [2]
+
+
+def test_write_with_an_old_fence_leaves_nothing(target: Target, url: str) -> None:
+    fence = target.prepare(TASK, ["forum"])
+    with pytest.raises(Conflict, match="taken over or deleted"):
+        write(target, [row(0)], fence=fence - 1)
+    assert (results(target), list(target.marks(TASK)), leftovers(url)) == ([], [], [])
+
+
+def test_write_of_an_unknown_task_is_refused(target: Target) -> None:
+    target.prepare("another", ["forum"])
+    with pytest.raises(Conflict, match=TASK):
+        write(target, [row(0)])
+
+
+def test_prepare_twice_gives_the_same_fence(target: Target, url: str) -> None:
+    assert target.prepare(TASK, ["forum"]) == target.prepare(TASK, ["forum", "blog"])
+    assert open_target(url).prepare(TASK, ["forum"]) == 1
+
+
+def test_rows_that_fail_halfway_leave_nothing(target: Target, url: str) -> None:
+    def rows() -> Iterator[pa.RecordBatch]:
+        yield batch([row(0)])
+        raise RuntimeError("the source broke")
+
+    fence = target.prepare(TASK, ["forum"])
+    with pytest.raises(RuntimeError, match="the source broke"):
+        target.write(TASK, 0, fence, rows(), Counted())
+    assert (results(target), list(target.marks(TASK)), leftovers(url)) == ([], [], [])
+    assert write(target, [row(0)], fence=fence)
+
+
+def test_statistics_that_fail_leave_nothing(target: Target, url: str) -> None:
+    class Broken(Counted):
+        def to_json(self) -> str:
+            raise RuntimeError("no statistics")
+
+    fence = target.prepare(TASK, ["forum"])
+    with pytest.raises(RuntimeError, match="no statistics"):
+        target.write(TASK, 0, fence, [batch([row(0)])], Broken())
+    assert (results(target), list(target.marks(TASK)), leftovers(url)) == ([], [], [])
+
+
+def test_two_rows_with_one_key_are_refused(target: Target, url: str) -> None:
+    target.prepare(TASK, ["forum"])
+    with pytest.raises(BadInput):
+        write(target, [row(0), row(1), row(1)])
+    assert (results(target), list(target.marks(TASK)), leftovers(url)) == ([], [], [])
+
+
+def test_rows_are_fetched_in_the_order_asked(target: Target) -> None:
+    rows = [row(n, group="forum" if n % 2 else "blog") for n in range(6)]
+    filled(target, rows, "forum", "blog")
+    found = target.fetch(TASK, [("forum", 0, 5), ("blog", 0, 0), ("forum", 7, 1), ("blog", 0, 1), ("forum", 0, 1)])
+    assert [(r["id"], r["group"]) for r in found] == [("p5", "forum"), ("p0", "blog"), ("p1", "forum")]
+    assert found[1] == {**rows[0], "create_time": "2020-01-01 00:00:00"}
+
+
+def test_tasks_do_not_mix(target: Target) -> None:
+    filled(target, [row(0)])
+    other = "another_task"
+    fence = target.prepare(other, ["forum"])
+    target.write(other, 0, fence, [batch([row(1, task_id=other)])], Counted())
+    target.produce(TASK, "forum", BY_AUTHOR)
+    target.produce(other, "forum", BY_AUTHOR)
+    target.delete(other)
+    assert [r["id"] for r in results(target)] == [r["id"] for r in production(target)] == ["p0"]
+    assert (list(target.results(other)), list(target.production(other, "forum")), list(target.marks(other))) == (
+        [],
+        [],
+        [],
+    )
+
+
+GOLDEN: dict[str, tuple[list[tuple[str, str, int]], list[tuple[str, str, int]]]] = {
+    "a tie in a conflict leaves none": ([("a", "/male", 1), ("a", "/female", 2)], []),
+    "the majority wins and its newest row stands": (
+        [("a", "/male", 1), ("a", "/male", 3), ("a", "/female", 2)],
+        [("a", "/male", 3)],
+    ),
+    "labels without conflict all stay": (
+        [("a", "A", 1), ("a", "B", 2), ("a", "C", 3)],
+        [("a", "A", 1), ("a", "B", 2), ("a", "C", 3)],
+    ),
+    "conflict groups do not touch": (
+        [("a", "/married", 1), ("a", "/male", 2), ("a", "/male", 3)],
+        [("a", "/married", 1), ("a", "/male", 3)],
+    ),
+    "authors do not touch": (
+        [("a", "/male", 1), ("b", "/female", 2), ("a ", "/female", 3), ("A", "/female", 4)],
+        [("a", "/male", 1), ("b", "/female", 2), ("a ", "/female", 3), ("A", "/female", 4)],
+    ),
+    "two to one to one is no majority": ([("a", "x", 1), ("a", "x", 2), ("a", "y", 3), ("a", "z", 4)], []),
+    "three to one to one is": (
+        [("a", "x", 1), ("a", "x", 2), ("a", "x", 3), ("a", "y", 4), ("a", "z", 5)],
+        [("a", "x", 3)],
+    ),
+}
+THREE_WAY = Settlement(BY_AUTHOR.conflicts | dict.fromkeys("xyz", "three"), by_author=True)
+
+
+@pytest.mark.parametrize("case", GOLDEN)
+def test_production_settles_conflicts(target: Target, case: str) -> None:
+    given_rows, expected = GOLDEN[case]
+    rows = [row(n, source_author=a, panel=p, create_time=DAY + dt.timedelta(days=t)) for n, (a, p, t) in
+            enumerate(given_rows)]  # fmt: skip
+    counted = filled(target, rows).produce(TASK, "forum", THREE_WAY)
+    found = [(r["source_author"], r["panel"], (r["create_time"] - DAY).days) for r in production(target)]
+    assert found == expected
+    assert counted == (len(expected), len({author for author, _, _ in expected}))
+
+
+def test_production_counts_distinct_rows_and_keeps_all_columns(target: Target) -> None:
+    rows = [row(0, id="p"), row(1, id="p", evidence="newest"), row(2, source_author=None)]
+    filled(target, rows).produce(TASK, "forum", BY_AUTHOR)
+    expected = {name: rows[1][name] for name in PRODUCTION_COLUMNS if name != "posts"}
+    assert production(target) == [{**expected, "posts": 1, "group": "forum"}]
+    names = [*PRODUCTION_COLUMNS, "group"]
+    assert [b.schema.names for b in target.production(TASK, "forum")] == [names]
+
+
+def test_production_without_authors_is_by_row(target: Target) -> None:
+    rows = [row(n, id=i, panel=p, source_author=None) for n, (i, p) in
+            enumerate([("p", "/male"), ("p", "/female"), ("q", "/male"), ("q", "A")])]  # fmt: skip
+    settlement = Settlement(BY_AUTHOR.conflicts, by_author=False)
+    assert filled(target, rows).produce(TASK, "forum", settlement) == (2, 1)
+    assert [(r["id"], r["panel"], r["posts"]) for r in production(target)] == [("q", "/male", 1), ("q", "A", 1)]
+
+
+def test_production_made_twice_is_the_same(target: Target) -> None:
+    filled(target, [row(n, source_author=f"a{n % 3}", panel=f"{n % 2}") for n in range(20)])
+    first = target.produce(TASK, "forum", BY_AUTHOR)
+    once = production(target)
+    assert (target.produce(TASK, "forum", BY_AUTHOR), production(target)) == (first, once)
+    assert len(once) == first[0] == 6
+
+
+def test_production_of_two_groups_is_apart(target: Target) -> None:
+    filled(target, [row(0, group="forum"), row(1, group="blog", panel="/female")], "forum", "blog")
+    assert target.produce(TASK, "forum", BY_AUTHOR) == target.produce(TASK, "blog", BY_AUTHOR) == (1, 1)
+    assert [[r["panel"] for r in production(target, g)] for g in ("forum", "blog")] == [["/male"], ["/female"]]
+
+
+def test_production_of_nothing_is_nothing(target: Target) -> None:
+    filled(target, [row(0)], "forum", "blog")
+    assert target.produce(TASK, "blog", BY_AUTHOR) == (0, 0)
+    assert production(target, "blog") == []
+
+
+def test_production_comes_by_time_with_unknown_times_first(target: Target) -> None:
+    times = [None, DAY.replace(microsecond=5), DAY, DAY.replace(microsecond=500_000), DAY + dt.timedelta(seconds=1)]
+    rows = [row(n, source_author=f"a{n}", create_time=time) for n, time in enumerate(reversed(times))]
+    filled(target, rows).produce(TASK, "forum", BY_AUTHOR)
+    assert [r["create_time"] for r in production(target)] == [None, *sorted(t for t in times if t)]
+
+
+RANDOM_ROWS = st.lists(
+    st.tuples(
+        st.sampled_from(["p", "q", "r", "s", "é"]),
+        st.sampled_from(["a", "b", "A", "a\0b", None]),
+        st.sampled_from(["/male", "/female", "x", "y", "z", "free"]),
+        st.sampled_from([None, DAY, DAY.replace(microsecond=1), DAY.replace(microsecond=1000)]),
+        st.sampled_from(["forum", "blog"]),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=RANDOM_ROWS, by_author=st.booleans(), cut=st.integers(0, 30))
+def test_every_kind_settles_random_rows_alike(
+    rows: list[Any], by_author: bool, cut: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    names = ("id", "source_author", "panel", "create_time", "group")
+    made = [row(n, **dict(zip(names, values, strict=True))) for n, values in enumerate(rows)]
+    settlement = Settlement(THREE_WAY.conflicts, by_author)
+    folder = tmp_path_factory.mktemp("random")
+    answers = []
+    for name in KINDS.values():
+        target = open_target(f"{folder}/{name}")
+        target.prepare(TASK, ["forum", "blog"])
+        write(target, made[cut:], 1)
+        write(target, made[:cut], 0)
+        for group in ("forum", "blog"):
+            counted = target.produce(TASK, group, settlement)
+            answers.append((group, counted, results(target, group), production(target, group)))
+    assert answers[:2] == answers[2:]
+
+
+def test_deleted_task_leaves_nothing_and_bars_late_writers(target: Target, url: str) -> None:
+    fence = target.prepare(TASK, ["forum"])
+    write(target, [row(0)], 0, fence)
+    target.produce(TASK, "forum", BY_AUTHOR)
+    target.delete(TASK)
+    with pytest.raises(Conflict, match="deleted"):
+        write(target, [row(0)], 1, fence)
+    assert (results(target), production(target), list(target.marks(TASK)), leftovers(url)) == ([], [], [], [])
+    assert target.prepare(TASK, ["forum"]) > fence
+
+
+def test_writer_that_began_before_the_task_was_deleted_leaves_nothing(target: Target, url: str) -> None:
+    fence = target.prepare(TASK, ["forum"])
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        yield batch([row(0)])
+        target.delete(TASK)
+        target.prepare(TASK, ["forum"])
+        yield batch([row(1)])
+
+    with pytest.raises(Conflict, match="deleted"):
+        target.write(TASK, 0, fence, rows(), Counted())
+    assert (results(target), list(target.marks(TASK)), leftovers(url)) == ([], [], [])
+
+
+def test_deleting_what_is_not_there_is_no_error(target: Target) -> None:
+    target.delete(TASK)
+    target.prepare(TASK, ["forum"])
+    target.delete(TASK)
+    target.delete(TASK)
+    assert list(target.marks(TASK)) == []
+
+
+def test_many_rows_stream_in_bounded_batches(target: Target) -> None:
+    n = 60_000
+    fence = target.prepare(TASK, ["forum"])
+    long = "證" * 100
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        for start in range(0, n, 20_000):
+            frame = pl.DataFrame([row(0, evidence=long)] * 20_000).with_columns(n=start + pl.int_range(20_000))
+            yield from frame.select(RESULT_SCHEMA.names).to_arrow().cast(RESULT_SCHEMA).to_batches()
+
+    target.write(TASK, 0, fence, rows(), Counted())
+    sizes = [(len(b), b.nbytes) for b in target.results(TASK, "forum", ("evidence", "n"))]
+    assert sum(size for size, _ in sizes) == n
+    assert max(size for _, size in sizes) < 16 * 2**20
+
+
+def test_where_names_what_a_person_can_look_up(target: Target, url: str) -> None:
+    for production_rows in (False, True):
+        assert url.rstrip("/") in target.where("forum", production_rows)
+        assert "forum" in target.where("forum", production_rows)
+    assert target.url == url
+
+
+def foreign(url: str) -> Path:
+    """Something that has our name and is not ours."""
+    if url.endswith(".db"):
+        with contextlib.closing(sqlite3.connect(url)) as db, db:
+            db.execute("CREATE TABLE results_forum (a, b)")
+            db.execute("INSERT INTO results_forum VALUES (1, 2)")
+        return Path(url)
+    path = Path(url) / "tasks" / f"{TASK}.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("a shopping list")
+    return path
+
+
+def test_foreign_thing_with_our_name_is_left_alone(target: Target, url: str) -> None:
+    path = foreign(url)
+    with pytest.raises(Conflict, match="not Audience's"):
+        target.prepare(TASK, ["forum"])
+    if url.endswith(".db"):
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            assert db.execute("SELECT * FROM results_forum").fetchall() == [(1, 2)]
+    else:
+        assert path.read_text() == "a shopping list"
+
+
+def test_foreign_things_beside_ours_survive_a_delete(target: Target, url: str) -> None:
+    filled(target, [row(0)])
+    if url.endswith(".db"):
+        with contextlib.closing(sqlite3.connect(url)) as db, db:
+            db.execute("CREATE TABLE results_of_ours (a)")
+    else:
+        (Path(url) / "results" / TASK / "notes.txt").write_text("keep me")
+    assert len(results(target)) == 1
+    target.delete(TASK)
+    assert results(target) == []
+    if url.endswith(".db"):
+        with contextlib.closing(sqlite3.connect(url)) as db:
+            assert db.execute("SELECT count(*) FROM results_of_ours").fetchone() == (0,)
+    else:
+        assert (Path(url) / "results" / TASK / "notes.txt").read_text() == "keep me"
+
+
+def test_target_in_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    for name in KINDS.values():
+        with pytest.raises(BadInput, match="there is no folder"):
+            open_target(f"{tmp_path}/missing/{name}")
+
+
+def test_read_only_target_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)  # root may write everywhere
+    with pytest.raises(BadInput, match="read-only"):
+        open_target(url)
+
+
+def test_target_of_the_other_kind_of_path_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(BadInput, match="is a file"):
+        open_target(f"{tmp_path}/file/")
+    (tmp_path / "labels.db").write_text("this is long enough to be no database")
+    with pytest.raises(BadInput, match="not a SQLite database"):
+        open_target(f"{tmp_path}/labels.db")
+
+
+def test_writers_in_threads_write_each_partition_once(target: Target) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    fence = target.prepare(TASK, ["forum"])
+    jobs: Iterable[int] = [n % 8 for n in range(32)]
+    with ThreadPoolExecutor(4) as pool:
+        written = list(pool.map(lambda p: write(target, [row(0), row(1)], p, fence), jobs))
+    assert sum(written) == 8
+    assert [m.partition for m in target.marks(TASK)] == list(range(8))
+    assert len(results(target)) == 16
