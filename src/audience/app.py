@@ -1,0 +1,246 @@
+"""The composition root: Settings -> App. Constructs and delegates only; whatever changes something takes an actor."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from audience.errors import BadInput, NotFound
+from audience.jobs.local import LocalRunner, Progress, Silent
+from audience.labeling import export as exports
+from audience.labeling.labeler import NamedModel
+from audience.labeling.plan import RunSpec, TaskSpec, check_tasks
+from audience.labeling.sampling import scan
+from audience.labeling.statistics import TaskStatistics
+from audience.models.registry import kind_of
+from audience.models.rule_files import load_rules
+from audience.models.rule_model import explain
+from audience.models.rules import RuleSet
+from audience.settings import Settings
+from audience.store import schema
+from audience.store.migrate import migrate
+from audience.store.records import Record, Store, digest_of, open_engine
+from audience.store.secrets import Secrets
+from audience.tables import registry as tables
+from audience.tables.base import RESULT_SCHEMA, Description, Source, SourceSpec, Target
+from audience.tables.times import check_timezone
+
+LOCAL = "local"
+"""The actor until access control is on."""
+
+SQLITE_PATH = "sqlite:///"
+NAME = re.compile(r"\w[\w.\-]{0,99}")
+
+
+class App:
+    """Everything that Audience does, for the edges: the shell, and whatever comes beside it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        _make_home(settings.home)
+        key = settings.secret_key.get_secret_value() if settings.secret_key else None
+        self.secrets = Secrets(settings.home, key)
+        self.store = Store(open_engine(settings.resolved_store_url))
+
+    # sources
+
+    def add_source(self, name: str, spec: SourceSpec, actor: str) -> Description:
+        """Saves a source after it was opened and described."""
+        _check_name(name, "source")
+        spec = self._sealed(spec)
+        description = self.open_source(spec).describe()
+        self.store.add_source(name, spec.model_dump(mode="json"), actor)
+        return description
+
+    def test_source(self, reference: str) -> Description:
+        return self.open_source(self.source_spec(reference)).describe()
+
+    def sources(self) -> list[Record]:
+        return self.store.sources()
+
+    def remove_source(self, name: str, actor: str) -> None:
+        self.store.remove_source(name, actor)
+
+    def source_spec(self, reference: str, **given: Any) -> SourceSpec:
+        """Of a saved source by its name, or of a path or URL; `given` adds to it or replaces."""
+        given = {key: value for key, value in given.items() if value not in (None, {}, ())}
+        saved = [record for record in self.store.sources() if record["name"] == reference]
+        if saved:
+            roles = {**saved[0]["spec"]["roles"], **given.get("roles", {})}
+            return SourceSpec.model_validate({**saved[0]["spec"], **given, "roles": roles})
+        if NAME.fullmatch(reference) and not Path(reference).exists() and "." not in reference:
+            raise NotFound(
+                f"{reference!r} is neither a saved source nor a file here; `audience source list` shows them"
+            )
+        return self.new_source(reference, **given)
+
+    def new_source(self, url: str, **given: Any) -> SourceSpec:
+        """A source as it may be saved: an absolute path, no password in the URL."""
+        check_timezone(given.get("timezone", "UTC"))
+        return self._sealed(SourceSpec(url=url, **given))
+
+    def open_source(self, spec: SourceSpec) -> Source:
+        return tables.open_source(spec.model_copy(update={"url": self.secrets.joined(spec.url, spec.secret)}))
+
+    def _sealed(self, spec: SourceSpec) -> SourceSpec:
+        url, secret = self.secrets.separated(spec.url)
+        return spec.model_copy(update={"url": _absolute(url), "secret": secret or spec.secret})
+
+    # models
+
+    def add_model(self, name: str, path: Path, actor: str, **options: Any) -> tuple[str, tuple[str, ...]]:
+        """(`name@version`, warnings) of a rule set from a file."""
+        _check_name(name, "model")
+        rules, warnings = load_rules(path, **options)
+        return self.save_rules(name, rules, actor, warnings), warnings
+
+    def save_rules(self, name: str, rules: RuleSet, actor: str, warnings: Iterable[str] = ()) -> str:
+        definition = rules.model_dump(mode="json", exclude_defaults=True)
+        return self.store.add_model(name, "rules", digest_of(definition), definition, list(warnings), actor)
+
+    def models(self) -> list[Record]:
+        return self.store.models()
+
+    def model(self, reference: str) -> Record:
+        return self.store.model(reference)
+
+    def try_model(self, reference: str, texts: dict[str, str | None]) -> tuple[list[Record], list[Record]]:
+        """(labels given, every hit) for one row; `texts` by field, or under "" for all fields at once."""
+        rules = RuleSet.model_validate(self.store.model(reference)["definition"])
+        row = {field: texts.get(field, texts.get("")) for field in rules.used_fields}
+        return explain(rules, row)
+
+    def model_fields(self, reference: str) -> tuple[str, ...]:
+        record = self.store.model(reference)
+        return kind_of(record["kind"]).fields(record["definition"])
+
+    def load_model(self, reference: str) -> NamedModel:
+        record = self.store.model(reference)
+        return NamedModel(f"{record['name']}@{record['version']}", kind_of(record["kind"]).build(record["definition"]))
+
+    # runs
+
+    def create_run(self, tasks: Sequence[TaskSpec], spec: RunSpec, actor: str) -> str:
+        """Checks that everything opens and fits, and writes the run down."""
+        check_tasks(tuple(tasks))
+        saved = [self.store.model(reference) for reference in spec.models]
+        fields = tuple(dict.fromkeys(field for m in saved for field in kind_of(m["kind"]).fields(m["definition"])))
+        for task in tasks:
+            self._check_fields(task, fields)
+        names = tuple(f"{m['name']}@{m['version']}" for m in saved)
+        spec = spec.model_copy(update={"target": _absolute(spec.target), "models": names})
+        self.open_target(spec.target)
+        return self.store.add_run(spec.model_dump(mode="json"), [t.model_dump(mode="json") for t in tasks], actor)
+
+    def _check_fields(self, task: TaskSpec, fields: tuple[str, ...]) -> None:
+        roles = self.open_source(task.source).roles
+        for field in fields:
+            if field not in roles:
+                raise BadInput(
+                    f"{task.name} has no column for the field {field!r} that a model looks at; "
+                    f"say which one with --role {field}=COLUMN, or let the rules look at one of: {', '.join(roles)}"
+                )
+
+    def execute(self, run_id: str, actor: str, progress: Progress | None = None) -> None:
+        self._runner().execute(run_id, actor, progress or Silent())
+
+    def produce(self, reference: str, actor: str) -> Record:
+        """Production once more; the same tables come out."""
+        run = self.store.run(reference)
+        self._runner().produce_again(run["id"], actor)
+        return self.run(run["id"])
+
+    def _runner(self) -> LocalRunner:
+        return LocalRunner(self.store, self.load_model, self.open_source, self.open_target, self.settings.threads)
+
+    def runs(self) -> list[Record]:
+        return self.store.runs()
+
+    def run(self, reference: str) -> Record:
+        """A run with its tasks."""
+        run = self.store.run(reference)
+        return {**run, "tasks": self.store.tasks(run["id"])}
+
+    def delete_run(self, reference: str, actor: str) -> str:
+        """Removes a run, its results and its production rows; the id."""
+        run = self.run(reference)
+        self.store.move(schema.run, run["id"], "deleting", actor)
+        target = self.open_target(run["spec"]["target"])
+        for task in run["tasks"]:
+            target.delete(task["id"])
+        self.store.delete_run(run["id"], actor)
+        return str(run["id"])
+
+    def sample(
+        self, reference: str, size: int, seed: int | None = None, group: str | None = None, label: str | None = None
+    ) -> list[Record]:
+        """Result rows: up to `size` a task, group and panel; the same ones for the same seed."""
+        run = self.run(reference)
+        spec = RunSpec.model_validate(run["spec"])
+        target = self._results_of(run, group)
+        wanted = {label, f"/{label}", f"/{spec.panels.names.get(label or '', '')}"}
+        rows: list[Record] = []
+        for task in run["tasks"]:
+            if seed is None or seed == spec.seed:
+                sampler = TaskStatistics.of(target, task["id"], spec.seed).total.sampler
+            else:
+                sampler = scan(target, task["id"], seed)
+            for (name, panel), tickets in sorted(sampler.tickets.items()):
+                if group in (None, name) and (label is None or panel in wanted):
+                    rows += target.fetch(task["id"], [(name, partition, n) for _, partition, n in tickets[:size]])
+        return rows
+
+    def export(self, reference: str, path: Path, *, production: bool, group: str | None = None) -> int:
+        """All results or production rows of a run into one file; the number of rows."""
+        run = self.run(reference)
+        target = self._results_of(run, group)
+        schema_ = exports.PRODUCTION_SCHEMA if production else RESULT_SCHEMA
+        return exports.export(self._rows(run, target, production, group), path, schema_)
+
+    def _rows(self, run: Record, target: Target, production: bool, group: str | None) -> Iterator[pa.RecordBatch]:
+        for task in run["tasks"]:
+            if not production:
+                yield from target.results(task["id"], group)
+            for name in (task["report"] or {}).get("groups", {}) if production else ():
+                if group in (None, name):
+                    yield from target.production(task["id"], name)
+
+    def _results_of(self, run: Record, group: str | None) -> Target:
+        """The target of a run that has results there, of that group if one is named."""
+        target = self.open_target(run["spec"]["target"])
+        if not target.exists():
+            raise NotFound(f"the results of run {run['id'][:12]} are gone: there is no {run['spec']['target']}")
+        groups = RunSpec.model_validate(run["spec"]).groups.names
+        if group is not None and group not in groups:
+            raise NotFound(f"run {run['id'][:12]} has no group {group!r}; it has: {', '.join(groups)}")
+        return target
+
+    def open_target(self, url: str) -> Target:
+        return tables.open_target(url)
+
+
+def migrate_store(settings: Settings) -> tuple[str | None, str]:
+    """(revision before, revision now)."""
+    _make_home(settings.home)
+    return migrate(open_engine(settings.resolved_store_url))
+
+
+def _make_home(home: Path) -> None:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror
+        raise BadInput(f"AUDIENCE_HOME, the folder of our own records, cannot be made: {home}: {reason}") from None
+
+
+def _check_name(name: str, what: str) -> None:
+    if not NAME.fullmatch(name):
+        raise BadInput(f"{name!r} cannot name a {what}: use up to 100 letters, digits, _ - and .")
+
+
+def _absolute(reference: str) -> str:
+    """A path from anywhere; a URL as it is."""
+    path = reference.removeprefix(SQLITE_PATH)
+    return path if "://" in path else str(Path(path).absolute())

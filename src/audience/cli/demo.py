@@ -1,0 +1,70 @@
+"""`audience demo`: the whole way on bundled data, for somebody who sees it for the first time."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from audience.app import LOCAL
+from audience.cli import options as o
+from audience.cli import show
+from audience.cli.runs import execute, report
+from audience.cli.show import console
+from audience.demo.posts import build_posts
+from audience.labeling.groups import load_groups
+from audience.labeling.panels import default_panels
+from audience.labeling.plan import RunSpec, TaskSpec
+
+POSTS = "posts.db"
+LABELS = "labels.db"
+
+
+def demo(
+    folder: Annotated[Path, typer.Option(help="where posts and labels go")] = Path("demo"),
+    rows: Annotated[int, typer.Option(min=1_000, max=10_000_000, help="posts to make")] = 240_000,
+) -> None:
+    """Label a table of bundled reviews and comments, and look at what comes out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with resources.as_file(resources.files("audience.demo")) as bundled:
+        console.rule("1  a table of posts")
+        _make_posts(bundled, folder / POSTS, rows)
+        console.rule("2  two models, one run")
+        app = o.open_app()
+        gender, _ = app.add_model("author_gender", bundled / "author_gender.csv", LOCAL, fields=("author",))
+        topics, _ = app.add_model("post_labels", bundled / "post_labels.json", LOCAL)
+        console.print(f"[bold]{gender}[/]  keywords on the author    [bold]{topics}[/]  regexes on the content\n")
+        groups = load_groups(bundled / "groups.csv", default="others")
+    task = TaskSpec(name="posts", source=app.source_spec(str(folder / POSTS), table="posts"))
+    target = folder / LABELS
+    spec = RunSpec(models=(gender, topics), target=str(target), groups=groups, panels=default_panels())
+    run = execute(app, [task], spec)
+    report(app, run)
+    console.rule("3  a sample, with what was matched")
+    show.sample(app.sample(run["id"], 1, group="reviews") + app.sample(run["id"], 1, group="comments"))
+    _what_next(folder, target)
+
+
+def _make_posts(bundled: Path, path: Path, rows: int) -> None:
+    if path.exists():
+        console.print(f"{path} is there already")
+        return
+    with show.Bars([path.name]) as bars:
+        bars.planned(0, rows)
+        build_posts(bundled, path, rows, lambda n: bars.read(0, n))
+    console.print(f"{rows:,} posts in {path}, table posts: restaurant reviews and video comments, two years")
+
+
+def _what_next(folder: Path, target: Path) -> None:
+    home = "AUDIENCE_HOME=demo/home " if folder == Path("demo") else ""
+    program = ".venv/bin/audience" if Path(".venv/bin/audience").exists() else "audience"
+    lines = (
+        f"{home}{program} sample --label 女性 -n 5",
+        f"{home}{program} model try post_labels 'check out my channel'",
+        f"{home}{program} export {folder}/production.csv --production",
+        f"sqlite3 {target} 'SELECT panel, count(*) FROM production_reviews GROUP BY 1 ORDER BY 2 DESC'",
+        "a table of your own: README.md, five minutes",
+    )
+    console.rule("next")
+    for line in lines:
+        console.print(f"  {line}", soft_wrap=True, markup=False)

@@ -1,0 +1,61 @@
+"""`audience`: everything from the shell. Errors say what to do and end with status 1; bugs show themselves."""
+
+import logging
+import sys
+from importlib.metadata import version
+
+import typer
+from rich.markup import escape
+
+from audience.cli import models, runs, sources
+from audience.cli.demo import demo
+from audience.cli.options import read_settings
+from audience.cli.show import console, errors
+from audience.errors import AudienceError
+
+app = typer.Typer(
+    name="audience",
+    help="Labels for rows in a database: keyword and regex rules over whole tables.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command()(runs.label)
+app.command()(runs.sample)
+app.command()(runs.production)
+app.command()(runs.export)
+app.add_typer(runs.commands, name="run")
+app.add_typer(sources.commands, name="source")
+app.add_typer(models.commands, name="model")
+app.command()(demo)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring our own records to this version's layout."""
+    from audience.app import migrate_store
+
+    before, now = migrate_store(read_settings())
+    console.print(
+        f"records were at {before or 'nothing'}, are at {now}" if before != now else f"records are at {now} already"
+    )
+
+
+@app.command("version")
+def show_version() -> None:
+    """Say which version this is."""
+    console.print(version("audience"))
+
+
+def main() -> None:
+    """The entry point of the `audience` program."""
+    logging.getLogger("audience").addHandler(logging.NullHandler())  # errors are told once, below
+    try:
+        app()
+    except AudienceError as error:
+        errors.print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        errors.print("stopped")
+        sys.exit(130)

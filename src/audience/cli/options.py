@@ -1,0 +1,76 @@
+"""Options that several commands share, and how they become what the app takes."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from audience.app import App
+from audience.errors import BadInput, Problem
+from audience.settings import Settings
+from audience.tables.base import SourceSpec
+
+DETAILS = tuple(name for name in SourceSpec.model_fields if name not in ("url", "table", "roles", "secret"))
+
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document instead of tables")]
+Table = Annotated[str | None, typer.Option(help="table or view of the database")]
+Roles = Annotated[
+    list[str] | None,
+    typer.Option("--role", help="which column is what: NAME=COLUMN; id, post_time, s_id, author, title, content ..."),
+]
+Details = Annotated[
+    list[str] | None, typer.Option("--option", "-o", help=f"more about the source: NAME=VALUE; {', '.join(DETAILS)}")
+]
+
+
+def open_app() -> App:
+    return App(read_settings())
+
+
+def read_settings() -> Settings:
+    """From the environment and .env; what is wrong with them is told by the variable's name."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_input=False)
+        problems = tuple(Problem(f"AUDIENCE_{'.'.join(map(str, e['loc'])).upper()}", e["msg"]) for e in faults)
+        raise BadInput("these settings cannot be used:", problems) from None
+
+
+def source_options(table: str | None, roles: list[str] | None, details: list[str] | None) -> dict[str, Any]:
+    """What a source is told beside its URL; nothing that was not given."""
+    options: dict[str, Any] = dict(_pairs(details, "--option", "encoding=big5"))
+    for name in options:
+        if name not in DETAILS:
+            raise BadInput(f"--option {name} is unknown; known: {', '.join(DETAILS)}")
+    if "header" in options:
+        options["header"] = tuple(options["header"].split(","))
+    if "delimiter" in options:
+        options["delimiter"] = options["delimiter"].replace("\\t", "\t")
+    if table is not None:
+        options["table"] = table
+    if roles:
+        options["roles"] = dict(_pairs(roles, "--role", "content=body_text"))
+    try:
+        SourceSpec(url="", **options)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise BadInput(f"--option {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return options
+
+
+def _pairs(items: list[str] | None, option: str, example: str) -> list[tuple[str, str]]:
+    pairs = []
+    for item in items or []:
+        name, separator, value = item.partition("=")
+        if not (name and separator and value):
+            raise BadInput(f"{option} {item!r} should look like {example}")
+        pairs.append((name, value))
+    return pairs
+
+
+def rules_argument(item: str) -> tuple[str | None, Path]:
+    """`FIELD=FILE` or `FILE`."""
+    field, separator, path = item.partition("=")
+    return (field, Path(path)) if separator and "/" not in field and "." not in field else (None, Path(item))

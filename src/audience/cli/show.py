@@ -1,0 +1,235 @@
+"""How things look in a terminal: tables, marked samples, progress bars; or JSON when asked for."""
+
+import itertools
+import json
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from audience.tables.base import Description
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+CONTEXT_CELLS = 32
+"""Columns of the terminal filled on either side of a match."""
+
+
+def as_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table; numbers to the right."""
+    rows = [list(row) for row in rows]
+    shown = Table(title=title or None, title_justify="left", title_style="bold", header_style="dim", box=None)
+    for i, column in enumerate(columns):
+        numeric = all(isinstance(row[i], int | float | None) for row in rows) and bool(rows)
+        shown.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(cell if isinstance(cell, Text) else escape(_cell(cell)) for cell in row))
+    console.print(shown)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def description(found: Description) -> None:
+    """What `source test` found."""
+    role_of = {column: role for role, column in found.roles.items()}
+    rows = [(column, kind, role_of.get(column)) for column, kind in found.columns.items()]
+    table("columns", ("column", "type", "role"), rows)
+    console.print(f"\nrows        {found.n_rows:,}")
+    console.print(f"time        {' to '.join(found.time_span) if found.time_span else '-'}")
+    console.print(f"time index  {found.index or '-'}")
+    for role, n in found.null_keys.items():
+        console.print(f"null {role:<6} {n:,}" if len(role) < 7 else f"null {role}  {n:,}")
+    for advice in found.advice:
+        console.print(f"[yellow]advice[/]      {escape(advice)}")
+    if found.preview:
+        console.print()
+        table("first rows", list(found.preview[0]), [[_short(v) for v in row.values()] for row in found.preview])
+
+
+def _short(text: str | None, size: int = 30) -> str | None:
+    return text if text is None or len(text) <= size else text[: size - 1] + "…"
+
+
+def run_report(run: dict[str, Any], where: dict[str, tuple[str, str | None]]) -> None:
+    """A run with its tasks: what came in, what came out, and what was left."""
+    colour = {"done": "green", "failed": "red", "aborted": "yellow"}.get(run["state"], "cyan")
+    console.print(f"[bold]run {run['id'][:12]}[/]  [{colour}]{run['state']}[/]  {', '.join(run['spec']['models'])}")
+    for task in run["tasks"]:
+        _task_report(task)
+    if run["error"]:
+        console.print(f"[red]{escape(run['error'])}[/]")
+    console.print()
+    for group, (results, production) in where.items():
+        console.print(f"[bold]{group}[/]  results     {escape(results)}", soft_wrap=True)
+        if production:
+            console.print(f"{'':{len(group)}}  production  {escape(production)}", soft_wrap=True)
+
+
+def _task_report(task: dict[str, Any]) -> None:
+    report = task["report"]
+    if not report:
+        console.print(f"{escape(task['spec']['name'])}: {task['state']}")
+        return
+    seconds = report["seconds"]
+    peak = f"{report['peak_memory_mb']:,.0f} MB" if report["peak_memory_mb"] else "-"
+    console.print(
+        f"[bold]{escape(task['spec']['name'])}[/]  {report['read']:,} rows in {seconds:,.1f} s  "
+        f"[bold]{report['read'] / max(seconds, 0.001):,.0f} rows/s[/]  peak memory {peak}"
+    )
+    people = "authors" if report["by_author"] else None
+    columns = ("group", "received", "results", people or "-", "labelled", "rate of label", "production")
+    rows = [
+        (
+            name,
+            numbers["received"],
+            numbers["results"],
+            numbers["authors"],
+            numbers.get("labelled"),
+            f"{numbers['rate_of_label']} %" if numbers.get("rate_of_label") is not None else None,
+            numbers.get("production"),
+        )
+        for name, numbers in report["groups"].items()
+    ]
+    table("", columns, rows)
+    for line in _left_out(report):
+        console.print(f"[yellow]{escape(line)}[/]")
+
+
+def _left_out(report: dict[str, Any]) -> Iterable[str]:
+    """Rows that gave no chance for a label, and why."""
+    if report["planned"] == 0:
+        yield "the source has no rows in this range"
+    if report["unmapped"]:
+        n = sum(report["unmapped"].values())
+        channels = ", ".join(f"{channel} {count:,}" for channel, count in list(report["unmapped"].items())[:5])
+        yield f"{n:,} rows are of channels in no group ({channels}): map them with --groups, or give --default-group"
+    for reason, n in report["set_aside"].items():
+        yield f"{n:,} rows set aside: {reason}"
+    for row_id, reason in report["bad_rows"][:3]:
+        yield f"  e.g. row {row_id}: {reason}"
+    if report["missing"]:
+        yield f"planned {report['planned']:,} rows, read {report['read']:,}: the source changed in between"
+    if report["outside"]:
+        yield f"{report['outside']:,} rows read were outside the range of time"
+
+
+def sample(rows: Sequence[dict[str, Any]]) -> None:
+    """Result rows, two lines each: who, when, why; then the text around the match, which is marked."""
+    for row in rows:
+        hits = json.loads(row["evidence"])
+        rule = f"{row['model']} rule {hits[0]['rule']}" if hits else row["model"]
+        about = [row["group"], row["source_author"] or "-", str(row["create_time"] or "-")[:16], rule]
+        first = [hit for hit in hits if hit["field"] == hits[0]["field"]] if hits else []
+        console.print(f"[bold cyan]{escape(row['panel'])}[/]  [dim]{escape('  '.join(about))}[/]", soft_wrap=True)
+        console.print(Text("    ").append_text(marked(row["match_content"], first)), soft_wrap=True)
+
+
+def marked(text: str | None, hits: Sequence[dict[str, Any]]) -> Text:
+    """The text around the first hit, with every hit in it marked. Terminals on a dark or light ground both show it."""
+    if text is None or not hits:
+        return Text(_short(text or "", 2 * CONTEXT_CELLS) or "")
+    start = hits[0]["start"] - _fitting(text[max(0, hits[0]["start"] - CONTEXT_CELLS) : hits[0]["start"]][::-1])
+    end = hits[0]["end"] + _fitting(text[hits[0]["end"] : hits[0]["end"] + CONTEXT_CELLS])
+    shown = Text("".join(c if c.isprintable() else " " for c in text[start:end]))
+    for hit in hits:
+        shown.stylize("bold black on yellow", max(hit["start"] - start, 0), max(hit["end"] - start, 0))
+    return Text.assemble("…" if start else "", shown, "…" if end < len(text) else "")
+
+
+def _fitting(text: str) -> int:
+    """How many characters of the text fit into the context; a Chinese character takes two cells."""
+    widths = itertools.accumulate(cell_len(character) for character in text)
+    return sum(width <= CONTEXT_CELLS for width in widths)
+
+
+class RowsPerSecond(ProgressColumn):
+    """The speed since the task began."""
+
+    def render(self, task: Task) -> Text:
+        """Rows per second, blank at first."""
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} rows/s" if speed else "", style="bold")
+
+
+class Bars:
+    """Progress bars, one a task; told what happens from several threads."""
+
+    def __init__(self, names: Sequence[str], *, hidden: bool = False) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            RowsPerSecond(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=errors,
+            disable=hidden,
+        )
+        self._lock = threading.Lock()
+        self._names = names
+        self._bars = [self._progress.add_task(f"{name}: waiting", total=None, start=False) for name in names]
+
+    def __enter__(self) -> "Bars":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def planning(self, task: int) -> None:
+        """The task looks at its source."""
+        self._update(task, description=f"{self._names[task]}: planning")
+
+    def planned(self, task: int, n_rows: int) -> None:
+        """It knows how much there is to do."""
+        with self._lock:
+            self._progress.start_task(self._bars[task])
+            self._progress.update(self._bars[task], total=n_rows, description=f"{self._names[task]}: labeling")
+
+    def read(self, task: int, n_rows: int) -> None:
+        """So many rows more."""
+        with self._lock:
+            self._progress.advance(self._bars[task], n_rows)
+
+    def producing(self, task: int) -> None:
+        """Rows are labelled; conflicts are being settled."""
+        self._update(task, description=f"{self._names[task]}: production")
+
+    def finished(self, task: int) -> None:
+        """Done."""
+        self._update(task, description=f"{self._names[task]}: done")
+
+    def _update(self, task: int, **fields: Any) -> None:
+        with self._lock:
+            self._progress.update(self._bars[task], **fields)

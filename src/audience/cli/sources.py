@@ -1,0 +1,70 @@
+"""`audience source ...`: named tables and files."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from audience.app import LOCAL
+from audience.cli import options as o
+from audience.cli import show
+
+commands = typer.Typer(help="Named sources: tables and files that rows are read from.", no_args_is_help=True)
+
+
+@commands.command()
+def add(
+    name: str,
+    url: Annotated[str, typer.Argument(help="SQLite file; CSV, TSV, JSONL or Parquet file, folder or glob")],
+    table: o.Table = None,
+    role: o.Roles = None,
+    option: o.Details = None,
+    as_json: o.Json = False,
+) -> None:
+    """Save a source, after looking at what is there."""
+    app = o.open_app()
+    given = o.source_options(table, role, option)
+    found = app.add_source(name, app.new_source(url, **given), LOCAL)
+    if as_json:
+        show.as_json(asdict(found))
+    else:
+        show.description(found)
+        show.console.print(
+            f"\nsaved as [bold]{name}[/]; next: audience label {name} --rules RULES.csv --target labels.db"
+        )
+
+
+@commands.command("test")
+def describe(
+    source: Annotated[str, typer.Argument(help="name of a saved source, or a path")],
+    table: o.Table = None,
+    role: o.Roles = None,
+    option: o.Details = None,
+    as_json: o.Json = False,
+) -> None:
+    """Say what a source holds: columns, roles, rows, time span, index, null keys, first rows."""
+    app = o.open_app()
+    given = o.source_options(table, role, option)
+    found = app.open_source(app.source_spec(source, **given)).describe()
+    show.as_json(asdict(found)) if as_json else show.description(found)
+
+
+@commands.command("list")
+def list_(as_json: o.Json = False) -> None:
+    """List the saved sources."""
+    records = o.open_app().sources()
+    if as_json:
+        show.as_json(records)
+    else:
+        columns = ("name", "url", "table", "saved by", "at")
+        rows = [
+            (r["name"], r["spec"]["url"], r["spec"]["table"], r["created_by"], r["created_at"][:19]) for r in records
+        ]
+        show.table("", columns, rows)
+
+
+@commands.command()
+def remove(name: str) -> None:
+    """Forget a saved source; its data stays as it is."""
+    o.open_app().remove_source(name, LOCAL)
+    show.console.print(f"forgot the source {name}")

@@ -1,0 +1,63 @@
+"""How labels are written into tables, and which of them contradict each other: data that a run may replace."""
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from audience.errors import BadInput, NotFound, Problem
+
+
+class Panels(BaseModel):
+    """`names` maps a label to its panel; a label that is not there is its own panel; a panel begins with a slash.
+    In each of `conflicts` (name -> panels) an author keeps at most one panel."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    names: dict[str, str] = Field(default_factory=dict)
+    conflicts: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+
+    def of(self, labels: pl.Series) -> pl.Series:
+        return ("/" + labels.replace(self.names)).alias("panel")
+
+    @property
+    def conflict_of(self) -> dict[str, str]:
+        """panel -> the conflict group it is in."""
+        return {_slashed(panel): name for name, panels in self.conflicts.items() for panel in panels}
+
+
+def default_panels() -> Panels:
+    text = resources.files("audience.labeling").joinpath("panels.json").read_text(encoding="utf-8")
+    return Panels.model_validate_json(text)
+
+
+def load_panels(path: Path) -> Panels:
+    """From JSON such as `{"names": {"男性": "male"}, "conflicts": {"gender": ["male", "female"]}}`."""
+    if not path.is_file():
+        raise NotFound(f"there is no panels file {path}")
+    try:
+        panels = Panels.model_validate(json.loads(path.read_text(encoding="utf-8-sig")))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path.name} is not JSON in UTF-8: {error}") from None
+    except ValidationError as error:
+        faults = [Problem(".".join(map(str, e["loc"])), e["msg"]) for e in error.errors(include_url=False)]
+        raise BadInput(f"{path.name} was not used:", tuple(faults)) from None
+    return _checked(panels, path.name)
+
+
+def _checked(panels: Panels, where: str) -> Panels:
+    seen: dict[str, str] = {}
+    for name, members in panels.conflicts.items():
+        for panel in map(_slashed, members):
+            if panel in seen:
+                raise BadInput(
+                    f"{where}: {panel} is in two conflict groups, {seen[panel]} and {name}; it may be in one"
+                )
+            seen[panel] = name
+    return panels
+
+
+def _slashed(panel: str) -> str:
+    return panel if panel.startswith("/") else f"/{panel}"

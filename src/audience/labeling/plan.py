@@ -1,0 +1,47 @@
+"""What a run is: sources with ranges, models, groups, panels, target. Validated where it enters, stored as JSON."""
+
+import datetime as dt
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from audience.errors import BadInput
+from audience.labeling.groups import GroupMap
+from audience.labeling.panels import Panels, default_panels
+from audience.tables.base import Selection, SourceSpec
+
+
+class TaskSpec(BaseModel):
+    """One source in one range of time, `start <= time < end` in the source's timezone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    source: SourceSpec
+    start: dt.datetime | None = None
+    end: dt.datetime | None = None
+
+    def selection(self, fields: tuple[str, ...], partition_rows: int) -> Selection:
+        return Selection(self.start, self.end, fields, partition_rows)
+
+
+class RunSpec(BaseModel):
+    """A run as a user asked for it; tasks one by one. `models` are `name@version`, in order of priority."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: tuple[str, ...] = Field(min_length=1)
+    target: str
+    first_wins: bool = Field(default=False, description="whether a row keeps the label of the first model that has one")
+    groups: GroupMap = Field(default_factory=lambda: GroupMap.checked({}, None))
+    panels: Panels = Field(default_factory=default_panels)
+    seed: int = Field(default=0, description="of the sample")
+    production: bool = Field(default=True, description="whether production tables are made at the end")
+    partition_rows: int = Field(default=200_000, ge=1)
+
+
+def check_tasks(tasks: tuple[TaskSpec, ...]) -> None:
+    """Refuses a range that ends before it starts, and a run without tasks."""
+    if not tasks:
+        raise BadInput("a run needs at least one source")
+    for task in tasks:
+        task.selection((), 1)

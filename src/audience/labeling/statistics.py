@@ -1,0 +1,130 @@
+"""What is counted while rows flow, so that it adds up later whatever happened to the workers."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from audience.labeling.distinct import DistinctHashes, count_distinct
+from audience.labeling.sampling import Sampler
+from audience.tables.base import Plan, Target
+
+BAD_ROWS_LISTED = 100
+KINDS_COUNTED = 200
+OTHERS = "others"
+
+
+def count_into(counter: Counter[str], values: pl.Series) -> None:
+    """Adds up equal values; past `KINDS_COUNTED` different ones the rest count as others."""
+    for value, n in values.value_counts(sort=True).iter_rows():
+        counter[value if value in counter or len(counter) < KINDS_COUNTED else OTHERS] += n
+
+
+@dataclass
+class PartitionStatistics:
+    """One partition's numbers. `received`, `results` and `authorless` are by group; `set_aside` by kind of reason;
+    `bad_rows` lists the first (id, reason) of those set aside."""
+
+    seed: int = 0
+    read: int = 0
+    outside: int = 0
+    seconds: float = 0.0
+    received: Counter[str] = field(default_factory=Counter)
+    unmapped: Counter[str] = field(default_factory=Counter)
+    set_aside: Counter[str] = field(default_factory=Counter)
+    results: Counter[str] = field(default_factory=Counter)
+    authorless: Counter[str] = field(default_factory=Counter)
+    bad_rows: list[tuple[str | None, str]] = field(default_factory=list)
+    sampler: Sampler = field(init=False)
+    authors: DistinctHashes = field(default_factory=DistinctHashes)
+
+    def __post_init__(self) -> None:
+        self.sampler = Sampler(self.seed)
+
+    def put_aside(self, rows: pl.DataFrame) -> None:
+        """Columns id and reason; a reason is a kind, or `kind: detail`."""
+        if len(rows):
+            count_into(self.set_aside, rows["reason"].str.split(": ").list.first())
+            self.bad_rows += rows.select("id", "reason").head(BAD_ROWS_LISTED - len(self.bad_rows)).rows()
+
+    def to_json(self) -> str:
+        tickets = [[group, panel, found] for (group, panel), found in sorted(self.sampler.tickets.items())]
+        numbers = {name: getattr(self, name) for name in (*SUMS, "bad_rows")}
+        return json.dumps({**numbers, "seed": self.seed, "tickets": tickets}, ensure_ascii=False)
+
+    def packed_authors(self) -> bytes:
+        return self.authors.packed()
+
+    @classmethod
+    def from_json(cls, text: str) -> "PartitionStatistics":
+        numbers: dict[str, Any] = json.loads(text)
+        statistics = cls(seed=numbers["seed"])
+        for name in SUMS:
+            value = numbers[name]
+            setattr(statistics, name, Counter(value) if isinstance(value, dict) else value)
+        statistics.bad_rows = [(row_id, reason) for row_id, reason in numbers["bad_rows"]]
+        for group, panel, found in numbers["tickets"]:
+            statistics.sampler.tickets[(group, panel)] = [tuple(ticket) for ticket in found]
+        return statistics
+
+
+SUMS = ("read", "outside", "seconds", "received", "unmapped", "set_aside", "results", "authorless")
+
+
+@dataclass
+class TaskStatistics:
+    """The sum of a task's partitions. `authors` is by group, exact."""
+
+    total: PartitionStatistics
+    authors: dict[str, int]
+    n_partitions: int
+
+    @classmethod
+    def of(cls, target: Target, task: str, seed: int) -> "TaskStatistics":
+        """From the marks in the target: what is written is what counts."""
+        total = PartitionStatistics(seed=seed)
+        n_partitions = 0
+        for mark in target.marks(task):
+            part = PartitionStatistics.from_json(mark.statistics)
+            for name in SUMS:
+                setattr(total, name, getattr(total, name) + getattr(part, name))
+            total.bad_rows += part.bad_rows[: BAD_ROWS_LISTED - len(total.bad_rows)]
+            total.sampler.merge([part.sampler])
+            n_partitions += 1
+        authors = count_distinct(lambda: (mark.authors for mark in target.marks(task)))
+        return cls(total, authors, n_partitions)
+
+
+def rate_of_label(labelled: int, everyone: int) -> float | None:
+    """Labelled authors of all authors, in per cent; null without authors."""
+    return round(100 * labelled / everyone, 2) if everyone else None
+
+
+def task_report(statistics: TaskStatistics, plan: Plan, groups: Sequence[str], *, by_author: bool) -> dict[str, Any]:
+    """A task's numbers as they are shown and stored. `missing`: planned minus read, not zero when the source changed
+    between planning and reading; `received` is before filters; `authors` are distinct, over all rows read."""
+    total = statistics.total
+    return {
+        "planned": plan.n_rows,
+        "read": total.read,
+        "missing": plan.n_rows - total.read,
+        "outside": total.outside,
+        "received": total.received.total(),
+        "set_aside": dict(total.set_aside + Counter(plan.set_aside)),
+        "bad_rows": total.bad_rows,
+        "unmapped": dict(total.unmapped.most_common()),
+        "by_author": by_author,
+        "groups": {
+            group: {
+                "received": total.received[group],
+                "results": total.results[group],
+                "authors": statistics.authors.get(group, 0) if by_author else None,
+                "authorless": total.authorless[group] if by_author else None,
+            }
+            for group in groups
+            if total.received[group]
+        },
+    }

@@ -1,0 +1,149 @@
+"""The program as a user runs it: what it prints, what it returns, and that bad input never ends in a traceback."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from audience.cli.main import main
+
+RULES = "label,content,match_type\n女性,媽,partially\n男性,爸,partially\n"
+POSTS = [("p1", "c1", "小媽", "buy now", "2024-01-01"), ("p2", "c1", "老爸", "=1+1", "2024-01-02")]
+
+
+@pytest.fixture
+def audience(tmp_path):
+    """Runs the program in a folder of its own; (status, output, errors)."""
+
+    def run(*arguments, status=0):
+        environment = {**os.environ, "AUDIENCE_HOME": str(tmp_path / "home"), "COLUMNS": "160", "NO_COLOR": "1"}
+        command = [sys.executable, "-m", "audience", *map(str, arguments)]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr if status else done.stdout
+
+    return run
+
+
+@pytest.fixture
+def posts(table, rules):
+    rules(RULES)
+    return table(POSTS)
+
+
+def test_a_newcomer_labels_looks_and_exports(audience, posts, tmp_path):
+    found = audience("source", "test", "posts.db")
+    assert "rows        2" in found
+    told = audience("label", "posts.db", "--rules", "author=gender.csv", "--target", "labels.db")
+    assert "2 rows" in told
+    assert "labels.db, table results_all" in told
+    assert "小媽" in audience("sample")
+    assert "2 rows" in audience("export", "out.csv")
+    assert (tmp_path / "out.csv").read_text(encoding="utf-8-sig").startswith("id,task_id,source_author,panel")
+    assert "done" in audience("run", "list")
+    assert "gender@1" in audience("run", "show", "last")
+    assert "100.0 %" in audience("production")
+    assert "deleted run" in audience("run", "delete", "last")
+    with sqlite3.connect(tmp_path / "labels.db") as db:
+        assert db.execute("SELECT count(*) FROM results_all").fetchone() == (0,)
+
+
+def test_saved_sources_and_models_are_used_by_name(audience, posts):
+    audience("source", "add", "posts", "posts.db", "--role", "content=content")
+    assert "posts.db" in audience("source", "list")
+    assert "gender@1" in audience("model", "add", "gender", "gender.csv", "--field", "author")
+    assert "gender@1" in audience("model", "list")
+    assert "媽" in audience("model", "show", "gender")
+    run = json.loads(audience("label", "posts", "--model", "gender", "--target", "labels", "--json"))
+    assert run["state"] == "done"
+    assert "forgot" in audience("source", "remove", "posts")
+
+
+def test_a_model_can_be_tried_on_a_text(audience, posts):
+    audience("model", "add", "gender", "gender.csv")
+    assert "女性" in audience("model", "try", "gender", "我媽媽")
+    assert "no rule hits" in audience("model", "try", "gender", "nothing")
+    tried = json.loads(audience("model", "try", "gender", "我媽媽", "--json"))
+    assert [(hit["text"], hit["start"]) for hit in tried["hits"]] == [("媽", 1), ("媽", 2)]
+
+
+def test_a_changed_rules_file_is_a_new_version_and_an_unchanged_one_is_not(audience, posts, rules):
+    assert "gender@1" in audience("model", "add", "gender", "gender.csv")
+    assert "gender@1" in audience("model", "add", "gender", "gender.csv")
+    rules(RULES + "女性,姐,end\n")
+    assert "gender@2" in audience("model", "add", "gender", "gender.csv")
+
+
+def test_csv_exports_are_safe_for_spreadsheets(audience, posts, rules, tmp_path):
+    rules("label,content\n=cmd,1+1\n", "formula.csv")
+    audience("label", "posts.db", "--rules", "formula.csv", "--target", "labels.db")
+    audience("export", "out.csv")
+    assert ",'=1+1," in (tmp_path / "out.csv").read_text(encoding="utf-8-sig")
+    audience("export", "out.jsonl", "--production")
+    assert json.loads((tmp_path / "out.jsonl").read_text())["match_content"] == "=1+1"
+
+
+LABEL = ("label", "posts.db", "--rules", "author=gender.csv", "--target", "labels.db")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("label", "gone.db", *LABEL[2:]), "there is no"),
+        (("label", "gender.csv", *LABEL[2:]), "author"),
+        (("label", "noise.db", *LABEL[2:]), "not a SQLite database"),
+        ((*LABEL, "--table", "nope"), "it has: posts"),
+        ((*LABEL, "--role", "author=nick"), "no column 'nick'"),
+        ((*LABEL, "--role", "author"), "--role 'author' should look like"),
+        ((*LABEL, "--option", "colour=red"), "unknown; known: "),
+        ((*LABEL, "--option", "timezone=Moon"), "Asia/Taipei"),
+        ((*LABEL, "--role", "post_time=content"), "should hold times"),
+        ((*LABEL, "--from", "2024-02-01", "--to", "2024-01-01"), "before its end"),
+        ((*LABEL, "--from", "yesterday"), "--from 'yesterday' is not a date"),
+        ((*LABEL[:4], "--target", "labels.xyz"), "labels.xyz"),
+        ((*LABEL[:4], "--target", "no/folder/labels.db"), "no folder"),
+        ((*LABEL[:4], "--target", "mysql://u:geheim@h/db"), "mysql"),
+        (("label", "mysql://u:geheim@h/db", *LABEL[2:]), "mysql"),
+        (("label", "posts.db", "--target", "labels.db"), "--rules FILE"),
+        (("label", "posts.db", "--model", "nobody", "--target", "labels.db"), "no model 'nobody'"),
+        (("label", "posts.db", "--rules", "title=gender.csv", "--target", "labels.db"), "--role title=COLUMN"),
+        ((*LABEL, "--groups", "gender.csv"), "s_id and group"),
+        ((*LABEL, "--panels", "gender.csv"), "not JSON"),
+        (("model", "add", "x/y", "gender.csv"), "cannot name a model"),
+        (("model", "add", "x", "gone.csv"), "no rules file"),
+        (("run", "show", "last"), "no run"),
+        (("sample",), "no run"),
+        (("source", "remove", "nobody"), "no source 'nobody'"),
+        (("source", "test", "nobody"), "neither a saved source"),
+        (("export", "out.xls"), "no run"),
+    ],
+)
+def test_bad_input_gets_an_answer_to_act_on(posts, tmp_path, monkeypatch, capsys, arguments, told):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AUDIENCE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(sys, "argv", ["audience", *arguments])
+    (tmp_path / "noise.db").write_bytes(b"this is no database")
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    answer = "".join(capsys.readouterr())
+    assert told in answer
+    assert "geheim" not in answer
+    assert not (tmp_path / "labels.db").exists()
+
+
+def test_a_store_of_a_newer_version_is_left_alone(audience, tmp_path):
+    audience("run", "list")
+    with sqlite3.connect(tmp_path / "home" / "audience.db") as db:
+        db.execute("UPDATE alembic_version SET version_num = '9999'")
+    assert "newer version" in audience("run", "list", status=1)
+
+
+def test_the_demo_runs_on_bundled_data(audience, tmp_path):
+    told = audience("demo", "--folder", tmp_path / "demo", "--rows", "2000")
+    assert "2,000 rows" in told
+    assert "/female" in told

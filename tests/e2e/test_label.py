@@ -1,0 +1,430 @@
+"""The main job through the app: a table in, labels, production, statistics and samples out."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+import polars as pl
+import pytest
+import sqlalchemy as sa
+
+from audience.app import LOCAL, App
+from audience.errors import BadInput, Conflict, NotFound
+from audience.labeling.groups import GroupMap
+from audience.labeling.panels import Panels
+from audience.labeling.plan import RunSpec, TaskSpec
+from audience.settings import Settings
+from audience.tables.base import Plan
+from audience.tables.sqlite import SqliteSource
+
+GENDER = "label,content,match_type\n女性,媽,partially\n男性,爸,partially\n"
+
+
+SAMPLED = ["p0", "p36", "p57", "p31", "p46", "p52"]
+"""Of the 60 posts below: the same rows on every machine and version, however the table is cut."""
+
+
+def post(i: int, author: str | None = "x", channel: str = "c1", content: str = "", time: str | None = None) -> tuple:
+    return (f"p{i}", channel, author, content, time or f"2024-01-{1 + i % 28:02d} 00:00:00")
+
+
+def label(
+    app: App, source: Path, target: Path, *models: str, tasks: list[TaskSpec] | None = None, **spec: object
+) -> dict:
+    tasks = tasks or [TaskSpec(name="posts", source=app.source_spec(str(source)))]
+    run_id = app.create_run(tasks, RunSpec(models=models, target=str(target), **spec), LOCAL)
+    app.execute(run_id, LOCAL)
+    return app.run(run_id)
+
+
+def report(run: dict) -> dict:
+    assert run["state"] == "done", run["error"]
+    return run["tasks"][0]["report"]
+
+
+def rows(target: Path, table: str, columns: str = "id, panel") -> list[tuple]:
+    with sqlite3.connect(target) as db:
+        return db.execute(f"SELECT {columns} FROM {table} ORDER BY 1, 2").fetchall()
+
+
+@pytest.fixture
+def gender(app, rules):
+    return app.add_model("gender", rules(GENDER), LOCAL, fields=("author",))[0]
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "labels.db"
+
+
+def test_numbers_of_a_run_add_up(app, table, gender, target):
+    source = table(
+        [
+            post(1, "媽1"),
+            post(2, "媽1"),
+            post(3, "爸2"),
+            post(4, "none"),
+            post(5, "none "),
+            post(6, "爸2", channel="c2"),
+            post(7, "爸9", channel="elsewhere"),
+            post(8, None, channel="c2"),
+            post(9, "媽", channel="c1", time="soon"),
+            (None, "c1", "媽", "", "2024-01-01"),
+        ]
+    )
+    groups = GroupMap.checked({"c1": "forum", "c2": "fans"}, None)
+    found = report(label(app, source, target, gender, groups=groups))
+    assert found["read"] == found["planned"] == 10
+    assert (found["missing"], found["outside"], found["received"]) == (0, 0, 7)
+    assert found["unmapped"] == {"elsewhere": 1}
+    assert found["set_aside"] == {"id is null": 1, "post_time is not a time": 1}
+    assert found["bad_rows"] == [["p9", "post_time is not a time: soon"], [None, "id is null"]]
+    assert found["groups"] == {
+        "forum": {
+            "received": 5,
+            "results": 3,
+            "authors": 3,
+            "authorless": 0,
+            "production": 2,
+            "labelled": 2,
+            "rate_of_label": 66.67,
+        },
+        "fans": {
+            "received": 2,
+            "results": 1,
+            "authors": 1,
+            "authorless": 1,
+            "production": 1,
+            "labelled": 1,
+            "rate_of_label": 100.0,
+        },
+    }
+    assert found["peak_memory_mb"] > 0
+    assert rows(target, "results_forum") == [("p1", "/female"), ("p2", "/female"), ("p3", "/male")]
+    assert rows(target, "production_forum", "source_author, panel, posts") == [
+        ("c1_媽1", "/female", 2),
+        ("c1_爸2", "/male", 1),
+    ]
+
+
+def test_rows_of_unmapped_channels_go_to_a_default_group_when_there_is_one(app, table, gender, target):
+    groups = GroupMap.checked({"c1": "forum"}, "rest")
+    run = label(app, table([post(1, "媽", channel="new")]), target, gender, groups=groups)
+    assert rows(target, "results_rest") == [("p1", "/female")]
+    assert report(run)["unmapped"] == {}
+
+
+def test_a_result_row_tells_what_was_matched_and_where(app, table, gender, target):
+    label(app, table([post(1, "小🐱媽爸", time="2024-01-02 03:04:05.678")]), target, gender)
+    columns = "id, source_author, panel, create_time, field_content, match_content, match_meta, model, score, evidence"
+    row = rows(target, "results_all", columns)[0]
+    assert row[:6] == ("p1", "c1_小🐱媽爸", "/female", "2024-01-02 03:04:05.678", "c1", "小🐱媽爸")
+    assert json.loads(row[6]) == [["女性", [["媽", 2]]], ["男性", [["爸", 3]]]]
+    assert row[7:9] == ("gender@1", 1.0)
+    hit = {"label": "女性", "rule": 1, "field": "author", "match": "partially", "text": "媽", "start": 2, "end": 3}
+    assert json.loads(row[9])[0] == hit
+
+
+def test_independent_models_each_label_a_row(app, table, gender, rules, target):
+    spam = app.add_model("spam", rules("label,content\nspam,buy\n", "spam.csv"), LOCAL)[0]
+    label(app, table([post(1, "媽", content="buy")]), target, gender, spam)
+    assert rows(target, "results_all", "model, panel") == [("gender@1", "/female"), ("spam@1", "/spam")]
+
+
+def test_with_first_wins_a_row_keeps_the_label_of_the_first_model_that_has_one(app, table, gender, rules, target):
+    spam = app.add_model("spam", rules("label,content\nspam,buy\n", "spam.csv"), LOCAL)[0]
+    posts = table([post(1, "媽", content="buy"), post(2, "x", content="buy"), post(3, "x")])
+    label(app, posts, target, gender, spam, first_wins=True)
+    assert rows(target, "results_all") == [("p1", "/female"), ("p2", "/spam")]
+
+
+def test_a_null_field_is_no_hit_for_that_model_only(app, table, gender, rules, target):
+    spam = app.add_model("spam", rules("label,content\nspam,buy\n", "spam.csv"), LOCAL)[0]
+    label(
+        app,
+        table([("p1", "c1", None, "buy", "2024-01-01"), ("p2", "c1", "媽", None, "2024-01-01")]),
+        target,
+        gender,
+        spam,
+    )
+    assert rows(target, "results_all") == [("p1", "/spam"), ("p2", "/female")]
+
+
+def test_conflict_groups_and_label_names_are_data(app, table, rules, target):
+    tea = app.add_model("tea", rules("label,content\nblack,紅茶\ngreen,綠茶\n", "t.csv"), LOCAL)[0]
+    posts = table(
+        [
+            post(1, "a", content="紅茶"),
+            post(2, "a", content="紅茶"),
+            post(3, "a", content="綠茶"),
+            post(4, "b", content="綠茶"),
+        ]
+    )
+    panels = Panels(names={"black": "紅"}, conflicts={"tea": ("紅", "green")})
+    label(app, posts, target, tea, panels=panels)
+    assert rows(target, "production_all", "source_author, panel") == [("c1_a", "/紅"), ("c1_b", "/green")]
+
+
+def test_the_rate_of_label_never_exceeds_a_hundred(app, table, rules, target):
+    both = app.add_model("both", rules("label,content\na,x\nb,x\n", "b.csv"), LOCAL, labels="all")[0]
+    found = report(label(app, table([post(1, "w", content="x")]), target, both))
+    assert (found["groups"]["all"]["production"], found["groups"]["all"]["rate_of_label"]) == (2, 100.0)
+
+
+def test_a_table_without_author_time_or_id_is_labelled_by_row(app, table, rules, target):
+    spam = app.add_model("spam", rules("label,content\nspam,buy\n", "spam.csv"), LOCAL)[0]
+    source = table([("buy now",), ("hello",), ("buy!",)], columns=("content",))
+    found = report(label(app, source, target, spam))
+    assert found["groups"]["all"] | {"seconds": 0} == {
+        "received": 3,
+        "results": 2,
+        "authors": None,
+        "authorless": None,
+        "production": 2,
+        "labelled": 2,
+        "rate_of_label": 66.67,
+        "seconds": 0,
+    }
+    assert rows(target, "production_all") == [("posts#1", "/spam"), ("posts#3", "/spam")]
+
+
+def test_any_column_names_work_with_roles(app, table, gender, target):
+    source = table([("1", "媽媽日記", "2024-01-01")], columns=("key", "nick", "at"))
+    spec = app.source_spec(str(source), roles={"id": "key", "author": "nick", "post_time": "at"})
+    label(app, source, target, gender, tasks=[TaskSpec(name="t", source=spec)])
+    assert rows(target, "results_all", "id, source_author") == [("1", "媽媽日記")]
+
+
+def test_a_range_is_half_open(app, table, gender, target):
+    source = table(
+        [post(1, "媽", time="2024-01-01 00:00:00"), post(2, "媽", time="2024-01-02"), post(3, "媽", time="2024-01-03")]
+    )
+    for name in ("2024-01-01", "2024-01-02"):
+        day = TaskSpec.model_validate(
+            {
+                "name": name,
+                "source": app.source_spec(str(source)),
+                "start": name,
+                "end": f"2024-01-0{int(name[-1]) + 1}",
+            }
+        )
+        report(label(app, source, target, gender, tasks=[day]))
+    assert rows(target, "results_all") == [("p1", "/female"), ("p2", "/female")]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("partition_rows", [1, 7, 1000])
+def test_results_do_not_depend_on_how_the_work_was_cut(tmp_path, table, rules, partition_rows, threads):
+    app = App(Settings(home=tmp_path / "h", threads=threads))
+    gender = app.add_model("gender", rules(GENDER), LOCAL, fields=("author",))[0]
+    source = table([post(i, f"{'媽爸x'[i % 3]}{i % 11}") for i in range(60)])
+    target = tmp_path / "labels.db"
+    run = label(app, source, target, gender, partition_rows=partition_rows)
+    assert len(rows(target, "results_all")) == 40
+    assert report(run)["groups"]["all"]["authors"] == 33
+    assert [r["id"] for r in app.sample(run["id"], 3)] == SAMPLED
+
+
+def test_several_sources_make_one_run_with_a_task_each(app, table, gender, target):
+    a, b = table([post(1, "媽")], "a.db"), table([post(2, "爸")], "b.db")
+    tasks = [TaskSpec(name=p.stem, source=app.source_spec(str(p))) for p in (a, b)]
+    run = label(app, a, target, gender, tasks=tasks)
+    assert [t["report"]["read"] for t in run["tasks"]] == [1, 1]
+    assert rows(target, "results_all") == [("p1", "/female"), ("p2", "/male")]
+
+
+def test_a_failing_source_fails_its_task_and_leaves_the_others(app, table, gender, target):
+    good, gone = table([post(1, "媽")], "a.db"), table([post(2, "爸")], "b.db")
+    tasks = [TaskSpec(name=p.stem, source=app.source_spec(str(p))) for p in (gone, good)]
+    run_id = app.create_run(tasks, RunSpec(models=(gender,), target=str(target)), LOCAL)
+    gone.unlink()
+    app.execute(run_id, LOCAL)
+    run = app.run(run_id)
+    assert [t["state"] for t in run["tasks"]] == ["failed", "done"]
+    assert run["state"] == "failed"
+    assert "no file" in run["error"]
+    assert rows(target, "results_all") == [("p1", "/female")]
+
+
+def test_production_twice_gives_the_same_table(app, table, gender, target):
+    source = table([post(i, f"{'媽爸'[i % 2]}{i % 5}") for i in range(40)])
+    run = label(app, source, target, gender)
+    before = rows(target, "production_all", "*")
+    app.produce(run["id"], LOCAL)
+    assert rows(target, "production_all", "*") == before
+    assert app.run(run["id"])["tasks"][0]["report"] == run["tasks"][0]["report"]
+
+
+def test_production_that_fails_leaves_the_run_as_it_was(app, table, gender, target):
+    run = label(app, table([post(1, "媽")]), target, gender)
+    target.unlink()
+    with pytest.raises(BadInput):
+        app.produce(run["id"], LOCAL)
+    assert app.run(run["id"])["state"] == "done"
+
+
+def test_production_of_a_run_that_is_not_done_is_refused(app, table, gender, target):
+    task = TaskSpec(name="t", source=app.source_spec(str(table([]))))
+    run_id = app.create_run([task], RunSpec(models=(gender,), target=str(target)), LOCAL)
+    with pytest.raises(Conflict, match="is planned"):
+        app.produce(run_id, LOCAL)
+
+
+def test_results_that_were_moved_away_are_missed_not_made_anew(app, table, gender, target, tmp_path):
+    run = label(app, table([post(1, "媽")]), target, gender)
+    target.unlink()
+    with pytest.raises(NotFound, match="are gone"):
+        app.export(run["id"], tmp_path / "out.csv", production=False)
+    assert not target.exists()
+
+
+def test_a_run_whose_process_died_can_be_deleted(app, table, gender, target):
+    run = label(app, table([post(1, "媽")]), target, gender)
+    with app.store.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE run SET state = 'running'"))
+    app.delete_run(run["id"], LOCAL)
+    assert rows(target, "results_all") == []
+
+
+def test_deleting_a_run_removes_its_rows_and_leaves_other_runs(app, table, gender, target):
+    first = label(app, table([post(1, "媽")], "a.db"), target, gender)
+    label(app, table([post(2, "爸")], "b.db"), target, gender)
+    app.delete_run(first["id"], LOCAL)
+    assert rows(target, "results_all") == [("p2", "/male")]
+    assert rows(target, "production_all") == [("p2", "/male")]
+    with pytest.raises(NotFound):
+        app.run(first["id"])
+
+
+def test_samples_are_the_same_for_the_same_seed_and_differ_for_another(app, table, gender, target):
+    source = table([post(i, f"媽{i}") for i in range(300)])
+    run = label(app, source, target, gender)
+    ids = [[row["id"] for row in app.sample(run["id"], 10, seed)] for seed in (None, 0, 5, 5, 6)]
+    assert ids[0] == ids[1]
+    assert ids[2] == ids[3]
+    assert ids[4] not in (ids[0], ids[2])
+    assert [len(found) for found in ids] == [10] * 5
+
+
+def test_samples_are_of_the_label_and_group_asked_for(app, table, gender, target):
+    run = label(app, table([post(1, "媽"), post(2, "爸")]), target, gender)
+    for name in ("男性", "male", "/male"):
+        assert [row["id"] for row in app.sample(run["id"], 5, label=name)] == ["p2"]
+    with pytest.raises(NotFound, match=r"no group 'other'; it has: all"):
+        app.sample(run["id"], 5, group="other")
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_a_folder_holds_the_same_results_as_a_database(app, table, gender, tmp_path, seed):
+    source = table([post(i, f"{'媽爸x'[i % 3]}{i % 7}") for i in range(50)])
+    found = []
+    for target in ("labels.db", "labels"):
+        run = label(app, source, tmp_path / target, gender, partition_rows=9)
+        out = tmp_path / f"{target}.parquet"
+        frames = []
+        for production in (False, True):
+            app.export(run["id"], out, production=production)
+            frames.append(pl.read_parquet(out).drop("task_id").sort("id", "panel"))
+        groups = report(run)["groups"]
+        found.append((frames, groups, [r["id"] for r in app.sample(run["id"], 3, seed)]))
+    (a, b), (c, d) = found[0][0], found[1][0]
+    assert a.equals(c)
+    assert b.equals(d)
+    assert found[0][1:] == found[1][1:]
+
+
+def test_a_table_that_changes_while_it_is_read_is_reported(app, table, gender, target, monkeypatch):
+    source = table([post(i, "媽") for i in range(10)])
+    plan = SqliteSource.plan
+
+    def plan_then_change(self: SqliteSource, selection: object) -> Plan:
+        planned = plan(self, selection)
+        with sqlite3.connect(source) as db:
+            db.execute("DELETE FROM posts WHERE id IN ('p3', 'p4')")
+        return planned
+
+    monkeypatch.setattr(SqliteSource, "plan", plan_then_change)
+    found = report(label(app, source, target, gender))
+    assert (found["planned"], found["read"], found["missing"]) == (10, 8, 2)
+
+
+def test_an_empty_table_is_a_run_without_rows(app, table, gender, target):
+    found = report(label(app, table([]), target, gender))
+    assert (found["planned"], found["read"], found["groups"]) == (0, 0, {})
+
+
+def test_five_thousand_nulls_before_the_first_text_do_no_harm(app, table, gender, target):
+    source = table([post(i, None) for i in range(5000)] + [post(5000, "媽")])
+    found = report(label(app, source, target, gender))
+    assert (found["read"], found["groups"]["all"]["results"]) == (5001, 1)
+
+
+def test_texts_that_no_engine_likes_do_no_harm(app, table, rules, target):
+    spam = app.add_model("spam", rules("label,content\nspam,buy\n", "spam.csv"), LOCAL)[0]
+    texts = ["a\0buy", "🐱buy", "x" * 10_000_000 + "buy", "\ufeffbuy", "buy\r\n", "ｂｕｙ"]
+    source = table([post(i, content=text) for i, text in enumerate(texts)])
+    with sqlite3.connect(source) as db:
+        db.execute("UPDATE posts SET content = CAST(x'ff62757900' AS TEXT) WHERE id = 'p4'")
+    found = report(label(app, source, target, spam))
+    assert [row[0] for row in rows(target, "results_all")] == ["p0", "p1", "p2", "p3"]
+    assert found["set_aside"] == {"text is not UTF-8": 1}
+
+
+def test_group_names_that_collide_without_case_are_refused():
+    with pytest.raises(BadInput, match="differ only in case"):
+        GroupMap.checked({"a": "Forum", "b": "forum"}, None)
+
+
+def test_a_group_name_that_cannot_name_a_table_is_refused():
+    with pytest.raises(BadInput, match="A-Z"):
+        GroupMap.checked({"a": "drop table"}, None)
+
+
+def test_a_start_after_the_end_is_refused_before_anything_is_written(app, table, gender, target):
+    task = {"name": "t", "source": app.source_spec(str(table([]))), "start": "2024-02-01", "end": "2024-01-01"}
+    with pytest.raises(BadInput, match="before its end"):
+        label(app, target, target, gender, tasks=[TaskSpec.model_validate(task)])
+    assert app.runs() == []
+    assert not target.exists()
+
+
+def test_a_field_without_a_column_is_refused_with_the_roles_there_are(app, table, gender, target):
+    source = table([("x",)], columns=("content",))
+    with pytest.raises(BadInput, match=r"--role author=COLUMN.*content"):
+        label(app, source, target, gender)
+
+
+def test_a_full_disk_fails_the_task_and_keeps_what_was_finished(app, table, gender, target, monkeypatch):
+    from audience.tables import sqlite_target
+
+    insert, calls = sqlite_target._insert, []
+
+    def full(db: sqlite3.Connection, batch: object) -> int:
+        calls.append(batch)
+        if len(calls) == 3:
+            pages = db.execute("PRAGMA page_count").fetchone()[0]
+            db.execute(f"PRAGMA max_page_count = {pages}")
+        return insert(db, batch)
+
+    monkeypatch.setattr(sqlite_target, "_insert", full)
+    source = table([post(i, f"媽{i}" + "長" * 2000) for i in range(60)])
+    run = label(app, source, target, gender, partition_rows=10)
+    assert run["state"] == "failed"
+    assert "full" in run["error"]
+    with sqlite3.connect(target) as db:
+        marks = db.execute("SELECT sum(rows) FROM audience_partition").fetchone()[0]
+    assert len(rows(target, "results_all")) == marks > 0
+
+
+def test_a_change_leaves_an_audit_row_with_its_actor(app, table, gender, target):
+    label(app, table([]), target, gender)
+    actions = [(row["actor"], row["action"]) for row in app.store.audit()]
+    assert ("local", "model.add") in actions
+    assert ("local", "run.add") in actions
+    assert ("local", "run.done") in actions
+
+
+def test_a_run_cannot_be_carried_out_twice(app, table, gender, target):
+    run = label(app, table([]), target, gender)
+    with pytest.raises(Conflict, match="is done"):
+        app.execute(run["id"], LOCAL)
