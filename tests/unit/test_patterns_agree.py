@@ -8,12 +8,16 @@ import random
 import re
 import string
 import warnings
+from unittest import mock
 
 import polars as pl
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from audience.errors import BadInput
+from audience.text import regexes
+from audience.text.folding import Lowered, fold_all
+from audience.text.keywords import KeywordMatcher
 from audience.text.patterns import Pattern, compile_pattern, upper_case_literals
 from audience.text.regexes import RegexMatcher
 
@@ -184,3 +188,37 @@ def test_patterns_in_one_matcher_do_not_change_each_other(requests: list[tuple[s
     patterns = [valid(source, ignore_case) for source, ignore_case in requests]
     texts = some_texts(seed, "".join(source for source, _ in requests))
     assert spans(patterns, texts) == [expected(*request, texts) for request in requests]
+
+
+@bystanders
+@given(sources, st.integers(0, 1000))
+def test_any_pattern_finds_in_texts_lowered_on_demand_what_re_finds_in_lowered_ones(source: str, seed: int) -> None:
+    pattern = valid(source, ignore_case=False)
+    texts = some_texts(seed, source) + [text.upper() for text in some_texts(seed + 1, source)] + list(SPECIAL)
+    want = expected(source, False, fold_all(texts, lower=True, width=False))
+    lowered = Lowered(pl.Series(texts, dtype=pl.String), lowers=True)
+    for few_rows in (regexes.FEW_ROWS, 0):
+        with mock.patch.object(regexes, "FEW_ROWS", few_rows):
+            hits, errors = RegexMatcher([pattern], timeout_s=20).find(lowered)
+        assert errors.is_empty()
+        assert {row: (start, end) for row, _, start, end in hits.iter_rows()} == want
+
+
+CASED = st.text(st.sampled_from("abikſKİıßẞÅåéÉσςΣａＡ媽🐱"), max_size=12)
+
+
+@bystanders
+@given(st.lists(CASED.filter(bool), min_size=1, max_size=6, unique=True), st.lists(CASED, min_size=1, max_size=20))
+def test_keywords_are_found_in_texts_lowered_on_demand_wherever_they_are_in_lowered_ones(
+    keywords: list[str], texts: list[str]
+) -> None:
+    keywords = list(dict.fromkeys(fold_all(keywords, lower=True, width=False)))
+    folded = fold_all(texts, lower=True, width=False)
+    found = KeywordMatcher(keywords).find(Lowered(pl.Series(texts, dtype=pl.String), lowers=True))
+    assert sorted(found.iter_rows()) == sorted(
+        (row, number, at, at + len(keyword))
+        for row, text in enumerate(folded)
+        for number, keyword in enumerate(keywords)
+        for at in range(len(text))
+        if text.startswith(keyword, at)
+    )

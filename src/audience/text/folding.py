@@ -38,6 +38,7 @@ class Lowered:
     def __init__(self, raw: pl.Series, *, lowers: bool) -> None:
         self.raw = raw
         self.lowers = lowers
+        self._n_gathered = 0
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -47,6 +48,9 @@ class Lowered:
         return fold(self.raw, lower=self.lowers, width=False)
 
     def gather(self, rows: pl.Series | NDArray[np.int64]) -> pl.Series:
+        self._n_gathered += len(rows)
+        if self._n_gathered > len(self.raw):  # asked for again and again: all of it once costs less
+            return self.all.gather(rows)
         return fold(self.raw.gather(rows), lower=self.lowers, width=False)
 
 

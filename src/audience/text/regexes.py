@@ -182,13 +182,16 @@ class _Search:
     def _search_slow(self, index: int, pattern: Pattern, rows: Ints) -> Iterator[tuple[int, int, int, int]]:
         engine = regex.compile(pattern.slow, regex.V0)
         table = lower_table(pattern.fold == "ascii") if pattern.fold else None
-        for row in rows.tolist():
+        search = _searcher(pattern.source, pattern.ignore_case)
+        for row, text in zip(rows.tolist(), self.texts.gather(rows), strict=True):
             if row in self.failed:
                 continue
-            text = self.texts.gather(np.array([row]))[0]
-            text = text if table is None else text.translate(table)
             try:
-                match = engine.search(text, timeout=self.timeout_s, concurrent=True)
+                if len(text) <= pattern.quick_in_re:
+                    match = search(text)
+                else:
+                    folded = text if table is None else text.translate(table)
+                    match = engine.search(folded, timeout=self.timeout_s, concurrent=True)
             except (TimeoutError, MemoryError):
                 self.failed[row] = f"pattern {index} took longer than {self.timeout_s:g} s: {pattern.source!r}"
                 continue
