@@ -1,5 +1,6 @@
 """The program as a user runs it: what it prints, what it returns, and that bad input never ends in a traceback."""
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -48,7 +49,7 @@ def test_a_newcomer_labels_looks_and_exports(audience, posts, tmp_path):
     assert "gender@1" in audience("run", "show", "last")
     assert "100.0 %" in audience("production")
     assert "deleted run" in audience("run", "delete", "last")
-    with sqlite3.connect(tmp_path / "labels.db") as db:
+    with contextlib.closing(sqlite3.connect(tmp_path / "labels.db")) as db, db:
         assert db.execute("SELECT count(*) FROM results_all").fetchone() == (0,)
 
 
@@ -138,7 +139,7 @@ def test_bad_input_gets_an_answer_to_act_on(posts, tmp_path, monkeypatch, capsys
 
 def test_a_store_of_a_newer_version_is_left_alone(audience, tmp_path):
     audience("run", "list")
-    with sqlite3.connect(tmp_path / "home" / "audience.db") as db:
+    with contextlib.closing(sqlite3.connect(tmp_path / "home" / "audience.db")) as db, db:
         db.execute("UPDATE alembic_version SET version_num = '9999'")
     assert "newer version" in audience("run", "list", status=1)
 

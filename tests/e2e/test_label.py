@@ -1,5 +1,6 @@
 """The main job through the app: a table in, labels, production, statistics and samples out."""
 
+import contextlib
 import json
 import sqlite3
 from pathlib import Path
@@ -43,7 +44,7 @@ def report(run: dict) -> dict:
 
 
 def rows(target: Path, table: str, columns: str = "id, panel") -> list[tuple]:
-    with sqlite3.connect(target) as db:
+    with contextlib.closing(sqlite3.connect(target)) as db, db:
         return db.execute(f"SELECT {columns} FROM {table} ORDER BY 1, 2").fetchall()
 
 
@@ -339,7 +340,7 @@ def test_a_table_that_changes_while_it_is_read_is_reported(app, table, gender, t
 
     def plan_then_change(self: SqliteSource, selection: object) -> Plan:
         planned = plan(self, selection)
-        with sqlite3.connect(source) as db:
+        with contextlib.closing(sqlite3.connect(source)) as db, db:
             db.execute("DELETE FROM posts WHERE id IN ('p3', 'p4')")
         return planned
 
@@ -363,7 +364,7 @@ def test_texts_that_no_engine_likes_do_no_harm(app, table, rules, target):
     spam = app.add_model("spam", rules("label,content\nspam,buy\n", "spam.csv"), LOCAL)[0]
     texts = ["a\0buy", "🐱buy", "x" * 10_000_000 + "buy", "\ufeffbuy", "buy\r\n", "ｂｕｙ"]
     source = table([post(i, content=text) for i, text in enumerate(texts)])
-    with sqlite3.connect(source) as db:
+    with contextlib.closing(sqlite3.connect(source)) as db, db:
         db.execute("UPDATE posts SET content = CAST(x'ff62757900' AS TEXT) WHERE id = 'p4'")
     found = report(label(app, source, target, spam))
     assert [row[0] for row in rows(target, "results_all")] == ["p0", "p1", "p2", "p3"]
@@ -411,7 +412,7 @@ def test_a_full_disk_fails_the_task_and_keeps_what_was_finished(app, table, gend
     run = label(app, source, target, gender, partition_rows=10)
     assert run["state"] == "failed"
     assert "full" in run["error"]
-    with sqlite3.connect(target) as db:
+    with contextlib.closing(sqlite3.connect(target)) as db, db:
         marks = db.execute("SELECT sum(rows) FROM audience_partition").fetchone()[0]
     assert len(rows(target, "results_all")) == marks > 0
 

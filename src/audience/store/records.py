@@ -35,7 +35,8 @@ def open_engine(url: str) -> sa.Engine:
         raise BadInput("AUDIENCE_STORE_URL is not the URL of a database; it looks like sqlite:///PATH") from None
     if parsed.get_backend_name() != "sqlite":
         raise BadInput(f"the store cannot be kept in {parsed.get_backend_name()}; use sqlite:///PATH")
-    engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S})
+    # A connection a transaction: none is left open when an app goes away.
+    engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, poolclass=sa.NullPool)
 
     @sa.event.listens_for(engine, "connect")
     def _prepare(connection: Any, _: Any) -> None:
