@@ -2,10 +2,15 @@
 
 import contextlib
 import datetime as dt
+import errno
+import multiprocessing
 import os
 import sqlite3
+import time
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +84,8 @@ def write(target: Target, rows: Sequence[Row], partition: int = 0, fence: int = 
 
 
 def filled(target: Target, rows: Sequence[Row], *groups: str) -> Target:
-    fence = target.prepare(TASK, groups or ("forum",))
-    assert write(target, rows, fence=fence)
+    target.prepare(TASK, 1, groups or ("forum",))
+    assert write(target, rows)
     return target
 
 
@@ -95,6 +100,16 @@ def production(target: Target, group: str = "forum") -> list[Row]:
 def leftovers(url: str) -> list[str]:
     """Unfinished files; a database has none of its own making."""
     return [p.name for p in Path(url).rglob("*") if p.is_file() and p.suffix == ".tmp"]
+
+
+def everything(url: str) -> list[tuple[Any, ...]]:
+    """Every file with what is in it, or every table with its rows."""
+    if url.endswith(".db"):
+        with contextlib.closing(sqlite3.connect(url)) as db:
+            tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            found = [(table, *each) for table in tables for each in db.execute(f'SELECT * FROM "{table}"')]
+            return [*found, *tables]
+    return sorted((p, p.is_file() and p.read_bytes()) for p in Path(url).rglob("*"))
 
 
 HARD = ("emoji 👩‍👩‍👧", "NUL \0 in it", "tab\tline\r\nback\\slash", "'\"; DROP TABLE", "\\N", "", " ", "a ", "A", None)
@@ -120,20 +135,20 @@ def test_results_of_chosen_columns_keep_their_order(target: Target) -> None:
 
 
 def test_results_come_in_key_order_of_partitions_written_in_any_order(target: Target) -> None:
-    fence = target.prepare(TASK, ["forum", "blog"])
+    target.prepare(TASK, 1, ["forum", "blog"])
     for partition in (2, 0, 11, 1):
         rows = [row(n, id=f"{partition}-{n}", group="forum" if n % 2 else "blog") for n in range(4)]
-        write(target, rows, partition, fence)
+        write(target, rows, partition)
     for group, numbers in (("blog", (0, 2)), ("forum", (1, 3))):
         assert [r["id"] for r in results(target, group)] == [f"{p}-{n}" for p in (0, 1, 2, 11) for n in numbers]
     assert sorted(r["id"] for r in results(target)) == sorted(f"{p}-{n}" for p in (0, 1, 2, 11) for n in range(4))
 
 
 def test_mark_tells_rows_statistics_and_authors(target: Target) -> None:
-    fence = target.prepare(TASK, ["forum"])
+    target.prepare(TASK, 1, ["forum"])
     assert list(target.marks(TASK)) == []
-    write(target, [row(0), row(1)], 1, fence)
-    write(target, [], 0, fence)
+    write(target, [row(0), row(1)], 1)
+    write(target, [])
     marks = list(target.marks(TASK))
     assert [(m.partition, m.n_rows) for m in marks] == [(0, 0), (1, 2)]
     assert {(m.statistics, m.authors) for m in marks} == {(Counted().text, Counted().authors)}
@@ -147,7 +162,8 @@ def test_statistics_are_read_after_the_rows(target: Target) -> None:
         yield batch([row(0)])
         counted.text = "one row"
 
-    target.write(TASK, 0, target.prepare(TASK, ["forum"]), rows(), counted)
+    target.prepare(TASK, 1, ["forum"])
+    target.write(TASK, 0, 1, rows(), counted)
     assert next(target.marks(TASK)).statistics == "one row"
 
 
@@ -159,21 +175,225 @@ def test_partition_written_twice_is_there_once(target: Target) -> None:
 
 
 def test_write_with_an_old_fence_leaves_nothing(target: Target, url: str) -> None:
-    fence = target.prepare(TASK, ["forum"])
+    target.prepare(TASK, 1, ["forum"])
     with pytest.raises(Conflict, match="taken over or deleted"):
-        write(target, [row(0)], fence=fence - 1)
+        write(target, [row(0)], fence=0)
     assert (results(target), list(target.marks(TASK)), leftovers(url)) == ([], [], [])
 
 
 def test_write_of_an_unknown_task_is_refused(target: Target) -> None:
-    target.prepare("another", ["forum"])
+    target.prepare("another", 1, ["forum"])
     with pytest.raises(Conflict, match=TASK):
         write(target, [row(0)])
 
 
-def test_prepare_twice_gives_the_same_fence(target: Target, url: str) -> None:
-    assert target.prepare(TASK, ["forum"]) == target.prepare(TASK, ["forum", "blog"])
-    assert open_target(url).prepare(TASK, ["forum"]) == 1
+def test_task_prepared_twice_keeps_marks_and_both_writers(target: Target, url: str) -> None:
+    target.prepare(TASK, 3, ["forum"])
+    assert write(target, [row(0)], 0, 3)
+    again = open_target(url)
+    again.prepare(TASK, 3, ["forum", "blog"])
+    assert write(again, [row(0, group="blog")], 1, 3)
+    assert write(target, [row(0)], 2, 3)
+    assert [m.partition for m in target.marks(TASK)] == [0, 1, 2]
+
+
+def test_newer_prepare_refuses_older_writers_and_keeps_marks(target: Target, url: str) -> None:
+    target.prepare(TASK, 1, ["forum"])
+    assert write(target, [row(0)], 0, 1)
+    open_target(url).prepare(TASK, 2, ["forum"])
+    with pytest.raises(Conflict, match="taken over or deleted"):
+        write(target, [row(0)], 1, 1)
+    assert write(target, [row(0)], 1, 2)
+    assert ([m.partition for m in target.marks(TASK)], leftovers(url)) == ([0, 1], [])
+
+
+def test_older_prepare_is_refused_and_changes_nothing(target: Target) -> None:
+    target.prepare(TASK, 10, ["forum"])
+    with pytest.raises(Conflict, match="taken over"):
+        target.prepare(TASK, 9, ["forum"])
+    with pytest.raises(Conflict, match="taken over"):
+        write(target, [row(0)], 0, 9)
+    assert write(target, [row(0)], 0, 10)
+
+
+def test_write_with_a_fence_that_was_never_admitted_is_refused(target: Target, url: str) -> None:
+    target.prepare(TASK, 1, ["forum"])
+    with pytest.raises(Conflict, match="taken over or deleted"):
+        write(target, [row(0)], fence=2)
+    assert (results(target), list(target.marks(TASK)), leftovers(url)) == ([], [], [])
+
+
+def test_bar_refuses_older_writers_and_a_newer_fence_stays(target: Target, url: str) -> None:
+    target.prepare(TASK, 2, ["forum"])
+    for fence in (1, 2):
+        target.bar(TASK, fence)
+        assert write(target, [row(0)], fence, 2)
+    for _ in range(2):
+        open_target(url).bar(TASK, 3)
+        with pytest.raises(Conflict, match="taken over or deleted"):
+            write(target, [row(0)], 3, 2)
+    with pytest.raises(Conflict, match="taken over"):
+        target.prepare(TASK, 2, ["forum"])
+    target.prepare(TASK, 3, ["forum"])
+    assert write(target, [row(0)], 3, 3)
+    assert ([m.partition for m in target.marks(TASK)], leftovers(url)) == ([1, 2, 3], [])
+
+
+def test_write_of_what_is_there_already_is_refused_when_the_fence_is_old(target: Target) -> None:
+    filled(target, [row(0)])
+    target.bar(TASK, 2)
+    with pytest.raises(Conflict, match="taken over or deleted"):
+        write(target, [row(0)])
+
+
+@pytest.mark.parametrize("raised", ["bar", "prepare"])
+def test_writer_that_is_overtaken_in_mid_write_leaves_nothing(target: Target, url: str, raised: str) -> None:
+    other = open_target(url)
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        yield batch([row(0)])
+        other.bar(TASK, 2) if raised == "bar" else other.prepare(TASK, 2, ["forum"])
+        yield batch([row(1)])
+
+    target.prepare(TASK, 1, ["forum"])
+    with pytest.raises(Conflict, match="taken over or deleted"):
+        target.write(TASK, 0, 1, rows(), Counted())
+    assert (results(target), list(target.marks(TASK)), leftovers(url)) == ([], [], [])
+
+
+def test_bar_where_nothing_was_prepared_creates_nothing(target: Target, url: str) -> None:
+    target.bar(TASK, 2)
+    assert not Path(url).exists()
+    target.prepare("another", 1, ["forum"])
+    before = sorted(Path(url).rglob("*"))
+    target.bar(TASK, 2)
+    assert sorted(Path(url).rglob("*")) == before
+    target.prepare(TASK, 1, ["forum"])
+    assert write(target, [row(0)])
+
+
+def test_bar_and_delete_leave_a_database_of_somebody_else_alone(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.db"
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("CREATE TABLE theirs (a)")
+    before = path.read_bytes()
+    open_target(str(path)).bar(TASK, 2)
+    open_target(str(path)).delete(TASK)
+    assert path.read_bytes() == before
+
+
+def test_marks_without_authors_equal_marks_but_for_the_blob(target: Target) -> None:
+    filled(target, [row(0), row(1)])
+    write(target, [], 1)
+    assert list(target.marks(TASK, authors=False)) == [replace(m, authors=b"") for m in target.marks(TASK)]
+
+
+def meet(place: Path, name: str) -> None:
+    """Waits for the other process, so that both go on at once."""
+    (place / f"{name}-{os.getpid()}").touch()
+    deadline = time.monotonic() + 60
+    while len(list(place.glob(f"{name}-*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+def write_beside_another_process(url: str, place: Path) -> bool:
+    def rows() -> Iterator[pa.RecordBatch]:
+        yield batch([row(0)])
+        meet(place, "writing")
+        yield batch([row(1)])
+
+    target = open_target(url)
+    meet(place, "preparing")
+    target.prepare(TASK, 1, ["forum"])
+    return target.write(TASK, 0, 1, rows(), Counted())
+
+
+def test_partition_that_two_processes_write_at_once_is_there_once(target: Target, url: str, tmp_path: Path) -> None:
+    place = tmp_path / "meeting"
+    place.mkdir()
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        written = [pool.submit(write_beside_another_process, url, place) for _ in range(2)]
+        assert sorted(each.result() for each in written) == [False, True]
+    assert [r["n"] for r in results(target)] == [0, 1]
+    assert ([m.n_rows for m in target.marks(TASK)], leftovers(url)) == ([2], [])
+
+
+def killed_writer(folder: Path, fence: int, put_away: bool = False) -> None:
+    """What a process leaves that was killed in mid-write; `put_away`: another one then, while it raised the fence."""
+    writing = folder / (f".old-{fence}~{uuid.uuid4().hex}" if put_away else f".writing-{fence}")
+    writing.mkdir(exist_ok=True)
+    (writing / f".part-00000.parquet.{uuid.uuid4().hex}.tmp").write_text("half a file")
+
+
+def hidden(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if p.name.startswith("."))
+
+
+@pytest.mark.parametrize("raised", ["bar", "prepare"])
+def test_files_of_killed_writers_go_when_the_fence_is_raised(tmp_path: Path, raised: str) -> None:
+    target, folder = open_target(f"{tmp_path}/labels/"), tmp_path / "labels" / "results" / TASK
+    target.prepare(TASK, 9, ["forum"])
+    killed_writer(folder, 9)
+    killed_writer(folder, 7, put_away=True)
+    target.bar(TASK, 10) if raised == "bar" else target.prepare(TASK, 10, ["forum"])
+    assert hidden(folder) == [".writing-10"]
+    assert list((folder / ".writing-10").iterdir()) == []
+
+
+def test_raising_that_was_killed_halfway_is_finished_by_the_next_call(tmp_path: Path) -> None:
+    target, folder = open_target(f"{tmp_path}/labels/"), tmp_path / "labels" / "results" / TASK
+    target.prepare(TASK, 1, ["forum"])
+    killed_writer(folder, 1)
+    (folder / ".writing-3").mkdir()
+    with pytest.raises(Conflict, match="taken over or deleted"):
+        write(target, [row(0)])
+    target.bar(TASK, 2)
+    assert hidden(folder) == [".writing-3"]
+
+
+def test_writer_of_a_deleted_task_is_refused_also_where_a_killed_prepare_left_its_folder(tmp_path: Path) -> None:
+    target = filled(open_target(f"{tmp_path}/labels/"), [row(0)])
+    target.delete(TASK)
+    (tmp_path / "labels" / "results" / TASK / ".writing-1").mkdir(parents=True)
+    with pytest.raises(Conflict, match="taken over or deleted"):
+        write(target, [row(0)])
+    assert list(target.marks(TASK)) == []
+
+
+def test_files_of_killed_writers_go_with_the_task(tmp_path: Path) -> None:
+    target, folder = open_target(f"{tmp_path}/labels/"), tmp_path / "labels" / "results" / TASK
+    target.prepare(TASK, 1, ["forum"])
+    killed_writer(folder, 1)
+    killed_writer(folder, 0, put_away=True)
+    target.delete(TASK)
+    assert list(folder.parent.iterdir()) == []
+
+
+def test_file_of_somebody_else_among_unfinished_ones_survives(tmp_path: Path) -> None:
+    target, folder = open_target(f"{tmp_path}/labels/"), tmp_path / "labels" / "results" / TASK
+    target.prepare(TASK, 1, ["forum"])
+    killed_writer(folder, 1)
+    (folder / ".writing-1" / "notes.txt").write_text("keep me")
+    target.bar(TASK, 2)
+    target.bar(TASK, 3)
+    target.delete(TASK)
+    assert [p.read_text() for p in folder.rglob("*") if p.is_file()] == ["keep me"]
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK])
+def test_partition_is_written_once_where_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def no_links(*_: Any, **__: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", no_links)
+    target = filled(open_target(f"{tmp_path}/labels/"), [row(0)])
+    assert write(target, [row(0), row(1)]) is False
+    target.bar(TASK, 2)
+    with pytest.raises(Conflict, match="taken over or deleted"):
+        write(target, [row(0)], 1)
+    assert ([m.n_rows for m in target.marks(TASK)], leftovers(f"{tmp_path}/labels")) == ([1], [])
 
 
 def test_rows_that_fail_halfway_leave_nothing(target: Target, url: str) -> None:
@@ -181,11 +401,11 @@ def test_rows_that_fail_halfway_leave_nothing(target: Target, url: str) -> None:
         yield batch([row(0)])
         raise RuntimeError("the source broke")
 
-    fence = target.prepare(TASK, ["forum"])
+    target.prepare(TASK, 1, ["forum"])
     with pytest.raises(RuntimeError, match="the source broke"):
-        target.write(TASK, 0, fence, rows(), Counted())
+        target.write(TASK, 0, 1, rows(), Counted())
     assert (results(target), list(target.marks(TASK)), leftovers(url)) == ([], [], [])
-    assert write(target, [row(0)], fence=fence)
+    assert write(target, [row(0)])
 
 
 def test_statistics_that_fail_leave_nothing(target: Target, url: str) -> None:
@@ -193,14 +413,14 @@ def test_statistics_that_fail_leave_nothing(target: Target, url: str) -> None:
         def to_json(self) -> str:
             raise RuntimeError("no statistics")
 
-    fence = target.prepare(TASK, ["forum"])
+    target.prepare(TASK, 1, ["forum"])
     with pytest.raises(RuntimeError, match="no statistics"):
-        target.write(TASK, 0, fence, [batch([row(0)])], Broken())
+        target.write(TASK, 0, 1, [batch([row(0)])], Broken())
     assert (results(target), list(target.marks(TASK)), leftovers(url)) == ([], [], [])
 
 
 def test_two_rows_with_one_key_are_refused(target: Target, url: str) -> None:
-    target.prepare(TASK, ["forum"])
+    target.prepare(TASK, 1, ["forum"])
     with pytest.raises(BadInput):
         write(target, [row(0), row(1), row(1)])
     assert (results(target), list(target.marks(TASK)), leftovers(url)) == ([], [], [])
@@ -217,8 +437,8 @@ def test_rows_are_fetched_in_the_order_asked(target: Target) -> None:
 def test_tasks_do_not_mix(target: Target) -> None:
     filled(target, [row(0)])
     other = "another_task"
-    fence = target.prepare(other, ["forum"])
-    target.write(other, 0, fence, [batch([row(1, task_id=other)])], Counted())
+    target.prepare(other, 1, ["forum"])
+    target.write(other, 0, 1, [batch([row(1, task_id=other)])], Counted())
     target.produce(TASK, "forum", BY_AUTHOR)
     target.produce(other, "forum", BY_AUTHOR)
     target.delete(other)
@@ -336,7 +556,7 @@ def test_every_kind_settles_random_rows_alike(
     answers = []
     for name in KINDS.values():
         target = open_target(f"{folder}/{name}")
-        target.prepare(TASK, ["forum", "blog"])
+        target.prepare(TASK, 1, ["forum", "blog"])
         write(target, made[cut:], 1)
         write(target, made[:cut], 0)
         for group in ("forum", "blog"):
@@ -346,33 +566,62 @@ def test_every_kind_settles_random_rows_alike(
 
 
 def test_deleted_task_leaves_nothing_and_bars_late_writers(target: Target, url: str) -> None:
-    fence = target.prepare(TASK, ["forum"])
-    write(target, [row(0)], 0, fence)
+    target.prepare(TASK, 1, ["forum"])
+    write(target, [row(0)])
     target.produce(TASK, "forum", BY_AUTHOR)
     target.delete(TASK)
     with pytest.raises(Conflict, match="deleted"):
-        write(target, [row(0)], 1, fence)
+        write(target, [row(0)], 1)
     assert (results(target), production(target), list(target.marks(TASK)), leftovers(url)) == ([], [], [], [])
-    assert target.prepare(TASK, ["forum"]) > fence
+
+
+def test_deleted_task_cannot_be_prepared_again(target: Target, url: str) -> None:
+    filled(target, [row(0)])
+    target.delete(TASK)
+    before = everything(url)
+    for fence in (1, 2, 99):
+        target.bar(TASK, fence)
+        with pytest.raises(Conflict, match="deleted"):
+            target.prepare(TASK, fence, ["forum", "blog"])
+        with pytest.raises(Conflict, match="deleted"):
+            write(target, [row(0)], fence=fence)
+    assert everything(url) == before
+
+
+@pytest.mark.parametrize("moment", ["results", "production", TASK, ".writing-1"])
+def test_task_that_is_deleted_while_it_is_prepared_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """`moment`: the folder that is to be made when another process deletes the task."""
+    target, mkdir = open_target(f"{tmp_path}/labels/"), os.mkdir
+
+    def deleted_first(path: Path, *rest: Any) -> None:
+        if path.name == moment:
+            target.delete(TASK)
+        mkdir(path, *rest)
+
+    monkeypatch.setattr(os, "mkdir", deleted_first)
+    with pytest.raises(Conflict, match="deleted"):
+        target.prepare(TASK, 1, ["forum"])
+    assert [p.name for p in (tmp_path / "labels").rglob(f"*{TASK}*")] == [f"{TASK}.json"]
 
 
 def test_writer_that_began_before_the_task_was_deleted_leaves_nothing(target: Target, url: str) -> None:
-    fence = target.prepare(TASK, ["forum"])
+    target.prepare(TASK, 1, ["forum"])
 
     def rows() -> Iterator[pa.RecordBatch]:
         yield batch([row(0)])
         target.delete(TASK)
-        target.prepare(TASK, ["forum"])
         yield batch([row(1)])
 
     with pytest.raises(Conflict, match="deleted"):
-        target.write(TASK, 0, fence, rows(), Counted())
+        target.write(TASK, 0, 1, rows(), Counted())
     assert (results(target), list(target.marks(TASK)), leftovers(url)) == ([], [], [])
 
 
 def test_deleting_what_is_not_there_is_no_error(target: Target) -> None:
     target.delete(TASK)
-    target.prepare(TASK, ["forum"])
+    target.prepare(TASK, 1, ["forum"])
     target.delete(TASK)
     target.delete(TASK)
     assert list(target.marks(TASK)) == []
@@ -380,7 +629,7 @@ def test_deleting_what_is_not_there_is_no_error(target: Target) -> None:
 
 def test_many_rows_stream_in_bounded_batches(target: Target) -> None:
     n = 60_000
-    fence = target.prepare(TASK, ["forum"])
+    target.prepare(TASK, 1, ["forum"])
     long = "證" * 100
 
     def rows() -> Iterator[pa.RecordBatch]:
@@ -388,7 +637,7 @@ def test_many_rows_stream_in_bounded_batches(target: Target) -> None:
             frame = pl.DataFrame([row(0, evidence=long)] * 20_000).with_columns(n=start + pl.int_range(20_000))
             yield from frame.select(RESULT_SCHEMA.names).to_arrow().cast(RESULT_SCHEMA).to_batches()
 
-    target.write(TASK, 0, fence, rows(), Counted())
+    target.write(TASK, 0, 1, rows(), Counted())
     sizes = [(len(b), b.nbytes) for b in target.results(TASK, "forum", ("evidence", "n"))]
     assert sum(size for size, _ in sizes) == n
     assert max(size for _, size in sizes) < 16 * 2**20
@@ -417,7 +666,7 @@ def foreign(url: str) -> Path:
 def test_foreign_thing_with_our_name_is_left_alone(target: Target, url: str) -> None:
     path = foreign(url)
     with pytest.raises(Conflict, match="not Audience's"):
-        target.prepare(TASK, ["forum"])
+        target.prepare(TASK, 1, ["forum"])
     if url.endswith(".db"):
         with contextlib.closing(sqlite3.connect(path)) as db:
             assert db.execute("SELECT * FROM results_forum").fetchall() == [(1, 2)]
@@ -466,10 +715,10 @@ def test_target_of_the_other_kind_of_path_is_refused(tmp_path: Path) -> None:
 def test_writers_in_threads_write_each_partition_once(target: Target) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    fence = target.prepare(TASK, ["forum"])
+    target.prepare(TASK, 1, ["forum"])
     jobs: Iterable[int] = [n % 8 for n in range(32)]
     with ThreadPoolExecutor(4) as pool:
-        written = list(pool.map(lambda p: write(target, [row(0), row(1)], p, fence), jobs))
+        written = list(pool.map(lambda p: write(target, [row(0), row(1)], p), jobs))
     assert sum(written) == 8
     assert [m.partition for m in target.marks(TASK)] == list(range(8))
     assert len(results(target)) == 16

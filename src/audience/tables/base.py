@@ -200,24 +200,34 @@ class Statistics(Protocol):
 
 
 class Target(Protocol):
-    """Where result and production rows go. Its own tables only; the truth of what is written is here."""
+    """Where result and production rows go. Its own tables only; the truth of what is written is here.
+
+    A fence is a number that the caller counts up whenever the task changes hands; the target only compares it. Safe
+    to use from several threads and processes at once."""
 
     url: str
 
-    def prepare(self, task: str, groups: Sequence[str]) -> int:
-        """Creates what is missing (never inside a transaction), admits the task and returns its fence."""
+    def prepare(self, task: str, fence: int, groups: Sequence[str]) -> None:
+        """Creates what is missing (never inside a transaction) and admits writers with this fence; those with an older
+        one are refused from now on. Twice: the same. Raises Conflict when a newer fence was admitted, or the task was
+        deleted here."""
+
+    def bar(self, task: str, fence: int) -> None:
+        """Refuses writers with a fence below this one from now on, also those in mid-write; twice: the same; a newer
+        fence stays. Creates no database, folder or table where nothing was prepared."""
 
     def write(
         self, task: str, partition: int, fence: int, rows: Iterable[pa.RecordBatch], statistics: Statistics
     ) -> bool:
         """Rows and mark in one transaction. False, and nothing changed, when the mark is there already.
-        Raises Conflict when the fence is old."""
+        Raises Conflict unless the fence is the present one, and when the task was deleted."""
 
     def exists(self) -> bool:
         """Whether anything was ever written here; it may have been moved away since."""
 
-    def marks(self, task: str) -> Iterator[Mark]:
-        """The marks of finished partitions, in order; one in memory at a time."""
+    def marks(self, task: str, *, authors: bool = True) -> Iterator[Mark]:
+        """The marks of finished partitions, in order; one in memory at a time; without `authors` that blob is left
+        unread and empty (cheap)."""
 
     def results(self, task: str, group: str | None = None, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
         """Result rows in key order, bounded in memory."""
@@ -232,7 +242,7 @@ class Target(Protocol):
         """The task's production rows of one group, by time."""
 
     def delete(self, task: str) -> None:
-        """Removes every row and mark of the task, and bars late writers."""
+        """Removes every row and mark of the task, and bars every fence for good."""
 
     def where(self, group: str, production: bool = False) -> str:
         """A name a person can look up: the table or the file."""

@@ -1,10 +1,12 @@
 """A folder of Parquet files as a target: one file per partition, and its mark is the metadata of that same file.
 
-    results/<task>/part-00000.parquet                  rows of all groups and the mark, renamed into place
+    results/<task>/part-00000.parquet                  rows of all groups and the mark, linked into place
+    results/<task>/.writing-<fence>/                   unfinished files of the writers that are admitted
     production/<task>/production_<group>.parquet
-    tasks/<task>.json                                  {"task", "fence", "state"}
+    tasks/<task>.json                                  {"task", "state"}
 
-To delete a task, its folder is renamed away first: the unfinished file of a late writer is in it and goes too."""
+The unfinished file of a writer that was killed stays until the fence is raised or the task deleted. To delete a task,
+its folder is renamed away first: the unfinished file of a late writer is in it and goes too."""
 
 import base64
 import contextlib
@@ -12,7 +14,6 @@ import errno
 import json
 import os
 import re
-import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ import pyarrow.parquet as pq
 from audience.errors import AudienceError, BadInput, Conflict, Transient
 from audience.tables.base import PRODUCTION_COLUMNS, RESULT_SCHEMA, Mark, Settlement, Statistics
 from audience.tables.batches import rebatched
+from audience.tables.folder_fence import present_fence, published, raise_fence, remove, writing_folder
 from audience.tables.folder_production import settled
 from audience.tables.parquet_files import opened, rows_per_batch
 
@@ -37,7 +39,6 @@ PRODUCTION_SCHEMA = pa.schema(
     [pa.field(n, pa.int64()) if n == "posts" else RESULT_SCHEMA.field(n) for n in PRODUCTION_COLUMNS]
 )
 PART = re.compile(r"part-(\d+)\.parquet")
-OURS = re.compile(r"(part-\d+|production_\w+)\.parquet|\.(part-\d+|production_\w+)\.parquet\.[0-9a-f]{32}\.tmp")
 TASK = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 GROUP = re.compile(r"[A-Za-z0-9_]{1,40}")
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S%.f"
@@ -50,7 +51,6 @@ class FolderTarget:
     def __init__(self, url: str, path: Path) -> None:
         self.url = url
         self.path = path
-        self._renaming = threading.Lock()
         if path.exists() and not path.is_dir():
             raise BadInput(f"{path} is a file: name a folder for the results, or a file that ends in .db")
         if not path.parent.is_dir():
@@ -58,40 +58,50 @@ class FolderTarget:
         if not os.access(path if path.exists() else path.parent, os.W_OK):
             raise BadInput(f"{path} is read-only here: write elsewhere, or make the folder writable")
 
-    def prepare(self, task: str, groups: Sequence[str]) -> int:
+    def prepare(self, task: str, fence: int, groups: Sequence[str]) -> None:
         for group in groups:
             _check(group, GROUP, "group")
         with mapped_errors(self.path):
-            for folder in (self._folder("results", task), self._folder("production", task), self.path / "tasks"):
-                folder.mkdir(parents=True, exist_ok=True)
-            with self._renaming:
-                if self._state(task) is None:
-                    self._save_state(task, 1, "open")
-        fence, _ = self._state(task) or (1, "open")
-        return fence
+            self._open(task)
+            self._refuse_deleted(task)
+            try:
+                present = self._make_folders(task, fence)
+            finally:
+                self._refuse_deleted(task)  # it may be, since: nothing would remove what was just made
+        if present != fence:
+            raise Conflict(f"task {task} was taken over: fence {fence} is older than {present}")
+
+    def _make_folders(self, task: str, fence: int) -> int:
+        for kind in ("results", "production"):
+            self._folder(kind, task).mkdir(parents=True, exist_ok=True)
+        return raise_fence(self._folder("results", task), fence)
+
+    def bar(self, task: str, fence: int) -> None:
+        with mapped_errors(self.path):
+            if self._state(task) == "open":
+                with contextlib.suppress(FileNotFoundError):  # not made yet, or deleted meanwhile
+                    raise_fence(self._folder("results", task), fence)
 
     def write(
         self, task: str, partition: int, fence: int, rows: Iterable[pa.RecordBatch], statistics: Statistics
     ) -> bool:
         final = self._folder("results", task) / f"part-{partition:05d}.parquet"
-        self._check_fence(task, partition, fence)
-        if final.exists():
-            return False
-        with _temporary(final) as temporary:
-            part = _Part({"task": task, "partition": partition, "fence": fence})
-            part.write(temporary, final, rows, statistics)
-            with self._renaming, mapped_errors(final):
-                self._check_fence(task, partition, fence)
+        with _temporary(writing_folder(final.parent, fence) / final.name) as temporary:
+            with mapped_errors(final):
+                file = pa.OSFile(str(temporary), "wb")
+            with file:
+                self._check_fence(task, partition, fence)  # not before the file is there: see folder_fence
                 if final.exists():
                     return False
-                temporary.replace(final)
-        return True
+                _Part({"task": task, "partition": partition, "fence": fence}).write(file, final, rows, statistics)
+            with mapped_errors(final):
+                return published(temporary, final)
 
     def exists(self) -> bool:
         return self.path.exists()
 
-    def marks(self, task: str) -> Iterator[Mark]:
-        yield from map(_mark, self._parts(task))
+    def marks(self, task: str, *, authors: bool = True) -> Iterator[Mark]:
+        yield from (_mark(path, authors) for path in self._parts(task))
 
     def results(self, task: str, group: str | None = None, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
         names = [name for name in columns or STORED if name != "group"]
@@ -137,12 +147,14 @@ class FolderTarget:
 
     def delete(self, task: str) -> None:
         with mapped_errors(self.path):
-            with self._renaming:
-                state = self._state(task)
-                if state is not None:
-                    self._save_state(task, state[0] + 1, "deleted")
-            for kind in ("results", "production"):
-                _remove(self._folder(kind, task))
+            if self._state(task) is not None:
+                with self._state_file(task, "deleted") as (temporary, final):
+                    temporary.replace(final)
+            self._remove(task)
+
+    def _remove(self, task: str) -> None:
+        for kind in ("results", "production"):
+            remove(self._folder(kind, task))
 
     def where(self, group: str, production: bool = False) -> str:
         if production:
@@ -160,26 +172,40 @@ class FolderTarget:
         names = [path for path in folder.iterdir() if PART.fullmatch(path.name)] if folder.is_dir() else []
         return sorted(names, key=_number)
 
-    def _state(self, task: str) -> tuple[int, str] | None:
+    def _state(self, task: str) -> str | None:
         path = self.path / "tasks" / f"{_check(task, TASK, 'task')}.json"
         try:
-            record = json.loads(path.read_text("utf-8"))
-            return int(record["fence"]), str(record["state"])
+            return str(json.loads(path.read_text("utf-8"))["state"])
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):
             raise Conflict(f"{path} is there already and is not Audience's: move it away") from None
 
-    def _save_state(self, task: str, fence: int, state: str) -> None:
-        path = self.path / "tasks" / f"{task}.json"
-        with _temporary(path) as temporary:
-            temporary.write_text(json.dumps({"task": task, "fence": fence, "state": state}), "utf-8")
+    @contextlib.contextmanager
+    def _state_file(self, task: str, state: str) -> Iterator[tuple[Path, Path]]:
+        """The state in a temporary file, and the name it should get."""
+        final = self.path / "tasks" / f"{task}.json"
+        with _temporary(final) as temporary:
+            temporary.write_text(json.dumps({"task": task, "state": state}), "utf-8")
             _to_disk(temporary)
-            temporary.replace(path)
+            yield temporary, final
+
+    def _open(self, task: str) -> None:
+        """Makes a task known; one that is known, or deleted, stays as it is."""
+        if self._state(task) is None:
+            (self.path / "tasks").mkdir(parents=True, exist_ok=True)
+            with self._state_file(task, "open") as (temporary, final):
+                published(temporary, final)
+
+    def _refuse_deleted(self, task: str) -> None:
+        if self._state(task) == "deleted":
+            self._remove(task)
+            raise Conflict(f"task {task} was deleted here: run it under a new id")
 
     def _check_fence(self, task: str, partition: int, fence: int) -> None:
-        state = self._state(task)
-        if state is None or state[0] != fence or not self._folder("results", task).is_dir():
+        with mapped_errors(self.path):
+            present = present_fence(self._folder("results", task))
+        if present != fence or self._state(task) != "open":
             raise Conflict(f"task {task} was taken over or deleted; partition {partition} is not written")
 
 
@@ -191,9 +217,9 @@ class _Part:
     rows_of_groups: dict[str, int] = field(default_factory=dict)
     last_of_groups: dict[str, int] = field(default_factory=dict)
 
-    def write(self, temporary: Path, final: Path, rows: Iterable[pa.RecordBatch], statistics: Statistics) -> None:
+    def write(self, file: pa.OSFile, final: Path, rows: Iterable[pa.RecordBatch], statistics: Statistics) -> None:
         with mapped_errors(final):
-            writer = pq.ParquetWriter(temporary, RESULT_SCHEMA, compression="zstd")
+            writer = pq.ParquetWriter(file, RESULT_SCHEMA, compression="zstd")
         try:
             for batch in rebatched(rows):
                 self._count(batch)
@@ -206,7 +232,7 @@ class _Part:
             raise
         with mapped_errors(final):
             writer.close()
-            _to_disk(temporary)
+            os.fsync(file.fileno())
 
     def _count(self, batch: pa.RecordBatch) -> None:
         """Rows by group; the order that readers rely on is checked here."""
@@ -239,7 +265,7 @@ def _as_ours(path: Path, error: OSError) -> AudienceError:
     if error.errno in AWAY_FOR_NOW:
         return Transient(f"{path} cannot be written ({reason}): free some space or bring the disk back, and try again")
     if isinstance(error, FileNotFoundError):
-        return Conflict(f"{path} cannot be written: its folder was deleted meanwhile")
+        return Conflict(f"{path} cannot be written: its task was taken over or deleted meanwhile")
     return BadInput(f"{path} cannot be written ({reason}): check that the folder is one and is writable")
 
 
@@ -270,20 +296,21 @@ def _number(part: Path) -> int:
     return int(match[1]) if match else -1
 
 
-def _metadata(path: Path, key: str) -> dict[str, str]:
+def _metadata(path: Path, key: str) -> dict[str, bytes]:
     """What we wrote beside the rows of a file; a file without `key` is not ours."""
     with opened(path) as file:
         pairs = (file.metadata.metadata or {}).items()
-        found = {k.decode(): v.decode() for k, v in pairs if k.startswith(b"audience.")}
+        found = {k.decode(): v for k, v in pairs if k.startswith(b"audience.")}
     if key not in found:
         raise Conflict(f"{path} is there already and is not Audience's: move it away, or name the target otherwise")
     return found
 
 
-def _mark(path: Path) -> Mark:
+def _mark(path: Path, authors: bool) -> Mark:
     found = _metadata(path, MARK)
     mark = json.loads(found[MARK])
-    return Mark(mark["partition"], mark["rows"], found[STATISTICS], base64.b64decode(found[AUTHORS]))
+    packed = base64.b64decode(found[AUTHORS]) if authors else b""
+    return Mark(mark["partition"], mark["rows"], found[STATISTICS].decode(), packed)
 
 
 def _rows_of_groups(path: Path) -> dict[str, int]:
@@ -300,17 +327,3 @@ def _batches(path: Path, schema: pa.Schema, columns: Sequence[str]) -> Iterator[
         size = rows_per_batch(file.metadata, range(file.num_row_groups), columns)
         for batch in file.iter_batches(size, columns=list(columns)):
             yield batch.select(columns).cast(pa.schema([schema.field(name) for name in columns]))
-
-
-def _remove(folder: Path) -> None:
-    """Removes what is ours; the folder too, unless somebody else has a file in it."""
-    if folder.is_dir():
-        folder.rename(folder.with_name(f".deleted-{folder.name}~{uuid.uuid4().hex}"))
-    for away in folder.parent.glob(f".deleted-{folder.name}~*"):
-        for path in away.iterdir():
-            if OURS.fullmatch(path.name):
-                path.unlink()
-        if any(away.iterdir()):
-            away.rename(folder)
-        else:
-            away.rmdir()

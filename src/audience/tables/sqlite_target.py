@@ -4,6 +4,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from audience.tables.sqlite import BUSY_TIMEOUT_S, FETCH_ROWS, check_is_database
 from audience.tables.times import parse_times
 
 WRITE_BUFFER_BYTES = 16 * 2**20
+WAL_RETRY_S = 0.02
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS audience_task (
     task TEXT PRIMARY KEY, fence INTEGER NOT NULL, state TEXT NOT NULL) WITHOUT ROWID;
@@ -24,6 +26,11 @@ CREATE TABLE IF NOT EXISTS audience_partition (
     task TEXT NOT NULL, partition INTEGER NOT NULL, fence INTEGER NOT NULL, rows INTEGER NOT NULL,
     statistics TEXT NOT NULL, authors BLOB NOT NULL, PRIMARY KEY (task, partition)) WITHOUT ROWID;
 """
+ADMIT = """
+INSERT INTO audience_task VALUES (?, ?, 'open')
+ON CONFLICT (task) DO UPDATE SET fence = excluded.fence WHERE fence <= excluded.fence AND state = 'open'
+"""
+BAR = "UPDATE audience_task SET fence = ? WHERE task = ? AND fence < ? AND state = 'open'"
 SQL_TYPES = {"score": "REAL", "partition": "INTEGER", "n": "INTEGER", "posts": "INTEGER"}
 STORED = tuple(name for name in RESULT_SCHEMA.names if name != "group")
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S%.f"
@@ -66,15 +73,28 @@ class SqliteTarget:
                     db.execute("ROLLBACK")
                 raise
 
-    def prepare(self, task: str, groups: Sequence[str]) -> int:
+    def prepare(self, task: str, fence: int, groups: Sequence[str]) -> None:
         with self._writing, self._session() as db:
-            db.execute("PRAGMA journal_mode = WAL")
+            _use_wal(db)
             db.executescript(SCHEMA)
+        with self._transaction() as db:
+            if db.execute(ADMIT, (task, fence)).rowcount == 0:
+                raise Conflict(f"task {task} was taken over or deleted; fence {fence} is not admitted")
+        with self._writing, self._session() as db:
             for group in groups:
-                _create(db, f"results_{group}", STORED, "task_id, partition, n")
                 _create(db, f"production_{group}", (*PRODUCTION_COLUMNS, "n"), "task_id, n")
-            db.execute("INSERT INTO audience_task VALUES (?, 1, 'open') ON CONFLICT DO NOTHING", (task,))
-            return int(db.execute("SELECT fence FROM audience_task WHERE task = ?", (task,)).fetchone()[0])
+                _create(db, f"results_{group}", STORED, "task_id, partition, n")  # the last: by it a group is found
+
+    def bar(self, task: str, fence: int) -> None:
+        if self._is_prepared():
+            with self._transaction() as db:
+                db.execute(BAR, (fence, task, fence))
+
+    def _is_prepared(self) -> bool:
+        if not self.path.exists():
+            return False
+        with self._session() as db:
+            return bool(_columns(db, "audience_task"))
 
     def write(
         self, task: str, partition: int, fence: int, rows: Iterable[pa.RecordBatch], statistics: Statistics
@@ -82,8 +102,8 @@ class SqliteTarget:
         batches = iter(rows)
         buffered = _gather(batches)
         with self._transaction() as db:
-            present = db.execute("SELECT fence FROM audience_task WHERE task = ?", (task,)).fetchone()
-            if present is None or present[0] != fence:
+            present = db.execute("SELECT fence, state FROM audience_task WHERE task = ?", (task,)).fetchone()
+            if present != (fence, "open"):
                 raise Conflict(f"task {task} was taken over or deleted; partition {partition} is not written")
             mark = "INSERT INTO audience_partition VALUES (?, ?, ?, 0, '', x'') ON CONFLICT DO NOTHING"
             if db.execute(mark, (task, partition, fence)).rowcount == 0:
@@ -95,10 +115,11 @@ class SqliteTarget:
             )
         return True
 
-    def marks(self, task: str) -> Iterator[Mark]:
+    def marks(self, task: str, *, authors: bool = True) -> Iterator[Mark]:
         if not self.path.exists():
             return
-        sql = "SELECT partition, rows, statistics, authors FROM audience_partition WHERE task = ? ORDER BY partition"
+        blob = "authors" if authors else "x''"
+        sql = f"SELECT partition, rows, statistics, {blob} FROM audience_partition WHERE task = ? ORDER BY partition"
         with self._session() as db:
             for row in db.execute(sql, (task,)):
                 yield Mark(*row)
@@ -131,11 +152,8 @@ class SqliteTarget:
         return found
 
     def _groups(self) -> list[str]:
-        """The groups that have a table here; a table of such a name with other columns is not ours."""
-        sql = "SELECT substr(name, 9) FROM sqlite_master WHERE type = 'table' AND name GLOB 'results_*' ORDER BY name"
         with self._session() as db:
-            names = [row[0] for row in db.execute(sql)]
-            return [name for name in names if _columns(db, f"results_{name}") == list(STORED)]
+            return _groups(db)
 
     def produce(self, task: str, group: str, settlement: Settlement) -> tuple[int, int]:
         subject = "source_author" if settlement.by_author else "id"
@@ -157,13 +175,12 @@ class SqliteTarget:
         yield from self._select(sql, (task,), PRODUCTION_COLUMNS, group)
 
     def delete(self, task: str) -> None:
-        if not self.path.exists():
+        if not self._is_prepared():
             return
-        groups = self._groups()
         with self._transaction() as db:
-            db.execute("UPDATE audience_task SET fence = fence + 1, state = 'deleted' WHERE task = ?", (task,))
+            db.execute("UPDATE audience_task SET state = 'deleted' WHERE task = ?", (task,))
             db.execute("DELETE FROM audience_partition WHERE task = ?", (task,))
-            for group in groups:
+            for group in _groups(db):
                 db.execute(f"DELETE FROM {quoted(f'results_{group}')} WHERE task_id = ?", (task,))
                 db.execute(f"DELETE FROM {quoted(f'production_{group}')} WHERE task_id = ?", (task,))
 
@@ -203,14 +220,35 @@ WHERE newest = 1
 )
 
 
+def _use_wal(db: sqlite3.Connection) -> None:
+    """SQLite does not wait by itself when two processes switch a new database at once."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(WAL_RETRY_S)
+        else:
+            return
+
+
 def _create(db: sqlite3.Connection, table: str, columns: Sequence[str], key: str) -> None:
-    """Creates one of our tables; a table of that name which is not ours is left alone and reported."""
-    present = _columns(db, table)
-    if not present:
-        declared = ", ".join(f"{quoted(c)} {SQL_TYPES.get(c, 'TEXT')}" for c in columns)
-        db.execute(f"CREATE TABLE {quoted(table)} ({declared}, PRIMARY KEY ({key})) WITHOUT ROWID")
-    elif present != list(columns):
+    """Creates one of our tables, unless another process just did; one of that name which is not ours is left alone and
+    reported."""
+    declared = ", ".join(f"{quoted(c)} {SQL_TYPES.get(c, 'TEXT')}" for c in columns)
+    if not _columns(db, table):
+        db.execute(f"CREATE TABLE IF NOT EXISTS {quoted(table)} ({declared}, PRIMARY KEY ({key})) WITHOUT ROWID")
+    if _columns(db, table) != list(columns):
         raise Conflict(f"the table {table} is there already and is not Audience's: name the group or target otherwise")
+
+
+def _groups(db: sqlite3.Connection) -> list[str]:
+    """The groups that have a table here; a table of such a name with other columns is not ours."""
+    sql = "SELECT substr(name, 9) FROM sqlite_master WHERE type = 'table' AND name GLOB 'results_*' ORDER BY name"
+    names = [row[0] for row in db.execute(sql)]
+    return [name for name in names if _columns(db, f"results_{name}") == list(STORED)]
 
 
 def _columns(db: sqlite3.Connection, table: str) -> list[str]:
