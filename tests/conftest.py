@@ -1,7 +1,7 @@
 """What several suites share: an app in a folder of its own, and small tables of posts."""
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,14 @@ from audience.app import App
 from audience.settings import Settings
 
 COLUMNS = ("id", "s_id", "author", "content", "post_time")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_crashes(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Threads log what they did not expect, and go on: no test may leave such a record unseen."""
+    yield
+    crashes = [record for record in caplog.get_records("call") if record.levelname == "ERROR"]
+    assert not [(record.getMessage(), str(record.exc_info)) for record in crashes]
 
 
 @pytest.fixture

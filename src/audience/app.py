@@ -1,28 +1,34 @@
 """The composition root: Settings -> App. Constructs and delegates only; whatever changes something takes an actor."""
 
+import datetime as dt
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from audience.errors import BadInput, NotFound
-from audience.jobs.local import LocalRunner, Progress, Silent
+from audience.jobs.steps import Steps
+from audience.jobs.worker import Patience, Worker
 from audience.labeling import export as exports
+from audience.labeling.groups import GroupMap
 from audience.labeling.labeler import NamedModel
+from audience.labeling.panels import Panels
 from audience.labeling.plan import RunSpec, TaskSpec, check_tasks
 from audience.labeling.sampling import scan
-from audience.labeling.statistics import TaskStatistics
+from audience.labeling.statistics import PartitionStatistics, TaskStatistics, so_far
 from audience.models.registry import kind_of
 from audience.models.rule_files import load_rules
 from audience.models.rule_model import explain
 from audience.models.rules import RuleSet
 from audience.settings import Settings
-from audience.store import schema
+from audience.store.database import Record, digest_of, open_engine
 from audience.store.migrate import migrate
-from audience.store.records import Record, Store, digest_of, open_engine
+from audience.store.records import Once, Store
 from audience.store.secrets import Secrets
+from audience.store.states import FINAL
 from audience.tables import registry as tables
 from audience.tables.base import RESULT_SCHEMA, Description, Source, SourceSpec, Target
 from audience.tables.times import check_timezone
@@ -31,6 +37,7 @@ LOCAL = "local"
 """The actor until access control is on."""
 
 SQLITE_PATH = "sqlite:///"
+WATCH_S = 0.1
 NAME = re.compile(r"\w[\w.\-]{0,99}")
 
 
@@ -46,12 +53,12 @@ class App:
 
     # sources
 
-    def add_source(self, name: str, spec: SourceSpec, actor: str) -> Description:
+    def add_source(self, name: str, spec: SourceSpec, actor: str, once: Once | None = None) -> Description:
         """Saves a source after it was opened and described."""
         _check_name(name, "source")
         spec = self._sealed(spec)
         description = self.open_source(spec).describe()
-        self.store.add_source(name, spec.model_dump(mode="json"), actor)
+        self.store.add_source(name, spec.model_dump(mode="json"), actor, once)
         return description
 
     def test_source(self, reference: str) -> Description:
@@ -92,13 +99,16 @@ class App:
 
     def add_model(self, name: str, path: Path, actor: str, **options: Any) -> tuple[str, tuple[str, ...]]:
         """(`name@version`, warnings) of a rule set from a file."""
-        _check_name(name, "model")
         rules, warnings = load_rules(path, **options)
         return self.save_rules(name, rules, actor, warnings), warnings
 
-    def save_rules(self, name: str, rules: RuleSet, actor: str, warnings: Iterable[str] = ()) -> str:
+    def save_rules(
+        self, name: str, rules: RuleSet, actor: str, warnings: Iterable[str] = (), once: Once | None = None
+    ) -> str:
+        """`name@version`; the same rules again are the same version."""
+        _check_name(name, "model")
         definition = rules.model_dump(mode="json", exclude_defaults=True)
-        return self.store.add_model(name, "rules", digest_of(definition), definition, list(warnings), actor)
+        return self.store.add_model(name, "rules", digest_of(definition), definition, list(warnings), actor, once)
 
     def models(self) -> list[Record]:
         return self.store.models()
@@ -120,10 +130,28 @@ class App:
         record = self.store.model(reference)
         return NamedModel(f"{record['name']}@{record['version']}", kind_of(record["kind"]).build(record["definition"]))
 
+    # saved groups and conflict groups
+
+    def save_groups(self, name: str, groups: GroupMap, actor: str) -> None:
+        _check_name(name, "group map")
+        self.store.save_mapping("groups", name, groups.model_dump(mode="json"), actor)
+
+    def groups(self, name: str) -> GroupMap:
+        return GroupMap.model_validate(self.store.mapping("groups", name)["definition"])
+
+    def save_conflict_groups(self, name: str, panels: Panels, actor: str) -> None:
+        _check_name(name, "set of conflict groups")
+        self.store.save_mapping("conflict_groups", name, panels.model_dump(mode="json"), actor)
+
+    def conflict_groups(self, name: str) -> Panels:
+        return Panels.model_validate(self.store.mapping("conflict_groups", name)["definition"])
+
     # runs
 
-    def create_run(self, tasks: Sequence[TaskSpec], spec: RunSpec, actor: str) -> str:
-        """Checks that everything opens and fits, and writes the run down."""
+    def create_run(
+        self, tasks: Sequence[TaskSpec], spec: RunSpec, actor: str, priority: int = 0, once: Once | None = None
+    ) -> str:
+        """Checks that everything opens and fits, and writes the run down for workers to carry out; its id."""
         check_tasks(tuple(tasks))
         saved = [self.store.model(reference) for reference in spec.models]
         fields = tuple(dict.fromkeys(field for m in saved for field in kind_of(m["kind"]).fields(m["definition"])))
@@ -132,7 +160,8 @@ class App:
         names = tuple(f"{m['name']}@{m['version']}" for m in saved)
         spec = spec.model_copy(update={"target": _absolute(spec.target), "models": names})
         self.open_target(spec.target)
-        return self.store.add_run(spec.model_dump(mode="json"), [t.model_dump(mode="json") for t in tasks], actor)
+        asked = [task.model_dump(mode="json") for task in tasks]
+        return self.store.runs.add(spec.model_dump(mode="json"), asked, actor, priority, once)
 
     def _check_fields(self, task: TaskSpec, fields: tuple[str, ...]) -> None:
         roles = self.open_source(task.source).roles
@@ -143,35 +172,94 @@ class App:
                     f"say which one with --role {field}=COLUMN, or let the rules look at one of: {', '.join(roles)}"
                 )
 
-    def execute(self, run_id: str, actor: str, progress: Progress | None = None) -> None:
-        self._runner().execute(run_id, actor, progress or Silent())
+    def worker(self, threads: int | None = None, run_id: str | None = None) -> Worker:
+        """A worker in this process, not started; of this run only, if one is given."""
+        s = self.settings
+        patience = Patience(s.lease_s, s.retry_s, s.max_retries, s.max_losses, s.stop_s)
+        steps = Steps(self.store, self.load_model, self.open_source, self.open_target)
+        return Worker(self.store, steps, threads=threads or s.threads, patience=patience, run_id=run_id)
 
-    def produce(self, reference: str, actor: str) -> Record:
-        """Production once more; the same tables come out."""
-        run = self.store.run(reference)
-        self._runner().produce_again(run["id"], actor)
-        return self.run(run["id"])
+    def work_on(self, run_id: str, progress: Callable[[Record], None] | None = None) -> None:
+        """Carries out a run in this process until it has ended, beside whatever workers there are. `progress` is told
+        how the run stands now and then."""
+        worker = self.worker(run_id=run_id)
+        worker.start()
+        try:
+            while (run := self._unfinished(run_id)) is not None:
+                if progress:
+                    progress(run)
+                time.sleep(WATCH_S)
+        finally:
+            worker.stop()
 
-    def _runner(self) -> LocalRunner:
-        return LocalRunner(self.store, self.load_model, self.open_source, self.open_target, self.settings.threads)
+    def _unfinished(self, run_id: str) -> Record | None:
+        """The run as it stands; None when it has ended, or is no more."""
+        try:
+            run = self.store.runs.show(run_id)
+        except NotFound:
+            return None
+        return None if run["state"] in FINAL and not self.store.jobs.is_open(run_id) else run
 
-    def runs(self) -> list[Record]:
-        return self.store.runs()
+    def work_on_deletion(self, run_id: str) -> str | None:
+        """Removes a run in this process; what it waits for, if its target is away."""
+        worker = self.worker(run_id=run_id)
+        worker.start()
+        try:
+            while (run := self._unfinished(run_id)) is not None:
+                if run["waiting_for"]:
+                    return str(run["waiting_for"])
+                time.sleep(WATCH_S)
+            return None
+        finally:
+            worker.stop()
+
+    def abort_run(self, reference: str, actor: str) -> str:
+        """Stops a run; what is finished is kept. Workers bring it to an end; its id."""
+        run_id = self.find_run(reference)
+        self.store.runs.abort(run_id, actor)
+        return run_id
+
+    def resume_run(self, reference: str, actor: str) -> str:
+        """Goes on with a run that failed or was aborted; its id."""
+        run_id = self.find_run(reference)
+        self.store.runs.resume(run_id, actor)
+        return run_id
+
+    def produce(self, reference: str, actor: str, *, partial: bool = False) -> str:
+        """Production once more; the same tables come out. Of a run that failed or was aborted only if `partial`."""
+        run_id = self.find_run(reference)
+        self.store.runs.produce(run_id, actor, partial=partial)
+        return run_id
+
+    def delete_run(self, reference: str, actor: str, *, forget: bool = False) -> str:
+        """Begins to remove a run, its results and its production rows; workers do. `forget`: at once, leaving behind
+        what is in a target that is gone."""
+        run_id = self.find_run(reference)
+        self.store.runs.delete(run_id, actor)
+        if forget:
+            self.store.runs.forget(run_id, actor)
+        return run_id
+
+    def find_run(self, reference: str) -> str:
+        """The id of a run, by the beginning of one, or `last`."""
+        return str(self.store.runs.find(reference)["id"])
 
     def run(self, reference: str) -> Record:
-        """A run with its tasks."""
-        run = self.store.run(reference)
-        return {**run, "tasks": self.store.tasks(run["id"])}
+        """A run with its tasks: how far each is, its report when there is one, its numbers so far as long as there is
+        none."""
+        run = self.store.runs.show(self.find_run(reference))
+        working = [task["id"] for task in run["tasks"] if task["report"] is None and task["progress"]["read"]]
+        counted = self.store.runs.counted(working) if working else {}
+        return {**run, "tasks": [_shown(task, counted.get(task["id"])) for task in run["tasks"]]}
 
-    def delete_run(self, reference: str, actor: str) -> str:
-        """Removes a run, its results and its production rows; the id."""
+    def set_aside(self, reference: str) -> Iterator[Record]:
+        """The rows that could not be used, as far as they are listed: task, id and reason."""
         run = self.run(reference)
-        self.store.move(schema.run, run["id"], "deleting", actor)
-        target = self.open_target(run["spec"]["target"])
+        target = self._results_of(run, None)
         for task in run["tasks"]:
-            target.delete(task["id"])
-        self.store.delete_run(run["id"], actor)
-        return str(run["id"])
+            for mark in target.marks(task["id"], authors=False):
+                for row_id, reason in PartitionStatistics.from_json(mark.statistics).bad_rows:
+                    yield {"task": task["spec"]["name"], "id": row_id, "reason": reason}
 
     def sample(
         self, reference: str, size: int, seed: int | None = None, group: str | None = None, label: str | None = None
@@ -192,12 +280,15 @@ class App:
                     rows += target.fetch(task["id"], [(name, partition, n) for _, partition, n in tickets[:size]])
         return rows
 
-    def export(self, reference: str, path: Path, *, production: bool, group: str | None = None) -> int:
-        """All results or production rows of a run into one file; the number of rows."""
+    def exported(
+        self, reference: str, *, production: bool, group: str | None = None, comparable: bool = False
+    ) -> exports.Rows:
+        """All results or production rows of a run, as they are read; `comparable` without the ids of its tasks."""
         run = self.run(reference)
         target = self._results_of(run, group)
-        schema_ = exports.PRODUCTION_SCHEMA if production else RESULT_SCHEMA
-        return exports.export(self._rows(run, target, production, group), path, schema_)
+        schema = exports.PRODUCTION_SCHEMA if production else RESULT_SCHEMA
+        rows = exports.Rows(self._rows(run, target, production, group), schema)
+        return exports.comparable(rows) if comparable else rows
 
     def _rows(self, run: Record, target: Target, production: bool, group: str | None) -> Iterator[pa.RecordBatch]:
         for task in run["tasks"]:
@@ -219,6 +310,17 @@ class App:
 
     def open_target(self, url: str) -> Target:
         return tables.open_target(url)
+
+
+def _shown(task: Record, counts: list[Record] | None) -> Record:
+    """A task with the numbers that change until it ends."""
+    seconds = task["worked_s"]
+    if task["started_at"] is not None:
+        began = dt.datetime.fromisoformat(task["started_at"])
+        seconds += max(0.0, (dt.datetime.now(dt.UTC) - began).total_seconds())
+    measured = {"seconds": round(seconds, 3), "peak_memory_mb": task["peak_mb"], "peak_memory_by": task["peak_by"]}
+    report = {**task["report"], **measured} if task["report"] else None
+    return {**task, "report": report, "so_far": {**so_far(counts), **measured} if counts else None}
 
 
 def migrate_store(settings: Settings) -> tuple[str | None, str]:

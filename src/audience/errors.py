@@ -52,7 +52,15 @@ class NotFound(AudienceError):
 
 
 class Conflict(AudienceError):
-    """It exists already, it changed meanwhile, or its present state forbids this."""
+    """It exists already, it changed meanwhile, or its present state, `state`, forbids this."""
+
+    def __init__(self, message: str, state: str | None = None) -> None:
+        super().__init__(message, state)
+        self.message = message
+        self.state = state
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class Transient(AudienceError):

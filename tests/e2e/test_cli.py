@@ -43,7 +43,7 @@ def test_a_newcomer_labels_looks_and_exports(audience, posts, tmp_path):
     assert "2 rows" in told
     assert "labels.db, table results_all" in told
     assert "小媽" in audience("sample")
-    assert "2 rows" in audience("export", "out.csv")
+    assert "2 rows" in audience("export", "--to", "out.csv")
     assert (tmp_path / "out.csv").read_text(encoding="utf-8-sig").startswith("id,task_id,source_author,panel")
     assert "done" in audience("run", "list")
     assert "gender@1" in audience("run", "show", "last")
@@ -82,9 +82,9 @@ def test_a_changed_rules_file_is_a_new_version_and_an_unchanged_one_is_not(audie
 def test_csv_exports_are_safe_for_spreadsheets(audience, posts, rules, tmp_path):
     rules("label,content\n=cmd,1+1\n", "formula.csv")
     audience("label", "posts.db", "--rules", "formula.csv", "--target", "labels.db")
-    audience("export", "out.csv")
+    audience("export", "--to", "out.csv")
     assert ",'=1+1," in (tmp_path / "out.csv").read_text(encoding="utf-8-sig")
-    audience("export", "out.jsonl", "--production")
+    audience("export", "--to", "out.jsonl", "--production")
     assert json.loads((tmp_path / "out.jsonl").read_text())["match_content"] == "=1+1"
 
 
@@ -120,7 +120,7 @@ LABEL = ("label", "posts.db", "--rules", "author=gender.csv", "--target", "label
         (("sample",), "no run"),
         (("source", "remove", "nobody"), "no source 'nobody'"),
         (("source", "test", "nobody"), "neither a saved source"),
-        (("export", "out.xls"), "no run"),
+        (("export", "--to", "out.xls"), "no run"),
     ],
 )
 def test_bad_input_gets_an_answer_to_act_on(posts, tmp_path, monkeypatch, capsys, arguments, told):

@@ -9,7 +9,7 @@ import typer
 from audience.app import LOCAL
 from audience.cli import options as o
 from audience.cli import show
-from audience.cli.runs import execute, report
+from audience.cli.runs import carry_out, report
 from audience.cli.show import console
 from audience.demo.posts import build_posts
 from audience.labeling.groups import load_groups
@@ -38,7 +38,7 @@ def demo(
     task = TaskSpec(name="posts", source=app.source_spec(str(folder / POSTS), table="posts"))
     target = folder / LABELS
     spec = RunSpec(models=(gender, topics), target=str(target), groups=groups, panels=default_panels())
-    run = execute(app, [task], spec)
+    run = carry_out(app, app.create_run([task], spec, LOCAL))
     report(app, run)
     console.rule("3  a sample, with what was matched")
     show.sample(app.sample(run["id"], 1, group="reviews") + app.sample(run["id"], 1, group="comments"))
@@ -50,8 +50,7 @@ def _make_posts(bundled: Path, path: Path, rows: int) -> None:
         console.print(f"{path} is there already")
         return
     with show.Bars([path.name]) as bars:
-        bars.planned(0, rows)
-        build_posts(bundled, path, rows, lambda n: bars.read(0, n))
+        build_posts(bundled, path, rows, lambda n: bars.add(0, n, rows))
     console.print(f"{rows:,} posts in {path}, table posts: restaurant reviews and video comments, two years")
 
 
@@ -61,7 +60,7 @@ def _what_next(folder: Path, target: Path) -> None:
     lines = (
         f"{home}{program} sample --label 女性 -n 5",
         f"{home}{program} model try post_labels 'check out my channel'",
-        f"{home}{program} export {folder}/production.csv --production",
+        f"{home}{program} export last --production --to {folder}/production.csv",
         f"sqlite3 {target} 'SELECT panel, count(*) FROM production_reviews GROUP BY 1 ORDER BY 2 DESC'",
         "a table of your own: README.md, five minutes",
     )

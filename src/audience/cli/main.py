@@ -7,7 +7,7 @@ from importlib.metadata import version
 import typer
 from rich.markup import escape
 
-from audience.cli import models, runs, sources
+from audience.cli import models, runs, service, sources
 from audience.cli.demo import demo
 from audience.cli.options import read_settings
 from audience.cli.show import console, errors
@@ -28,6 +28,9 @@ app.command()(runs.export)
 app.add_typer(runs.commands, name="run")
 app.add_typer(sources.commands, name="source")
 app.add_typer(models.commands, name="model")
+app.command()(service.up)
+app.command()(service.api)
+app.command()(service.worker)
 app.command()(demo)
 
 

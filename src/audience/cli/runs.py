@@ -1,7 +1,10 @@
 """`audience label`, `sample`, `production`, `export` and `audience run ...`."""
 
+import contextlib
+import itertools
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -11,15 +14,20 @@ from audience.cli import models as m
 from audience.cli import options as o
 from audience.cli import show
 from audience.cli.show import console, errors
-from audience.errors import BadInput
+from audience.errors import BadInput, Conflict
+from audience.labeling import export as exports
 from audience.labeling.groups import GroupMap, load_groups
 from audience.labeling.panels import default_panels, load_panels
-from audience.labeling.plan import RunSpec, TaskSpec
+from audience.labeling.plan import PRIORITIES, RunSpec, TaskSpec
 from audience.tables.times import parse_bound
 
 commands = typer.Typer(help="Runs: what was labelled, when, and what came of it.", no_args_is_help=True)
 
 Run = Annotated[str, typer.Argument(help="id of a run, the beginning of one, or `last`")]
+Priority = Literal["low", "normal", "high"]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="leave the work to the workers of `audience up`, and return at once")
+]
 
 
 def label(
@@ -34,6 +42,10 @@ def label(
     panels: Annotated[Path | None, typer.Option(help="JSON of label names and conflict groups")] = None,
     first_wins: Annotated[bool, typer.Option(help="a row keeps the label of the first model that has one")] = False,
     make_production: Annotated[bool, typer.Option("--production/--no-production")] = True,
+    production_delay: Annotated[float | None, typer.Option(min=0, help="seconds before production begins")] = None,
+    bad_rows: Annotated[int, typer.Option(min=0, help="rows the models may fail on before the run fails")] = 1_000,
+    priority: Annotated[Priority, typer.Option(help="runs of a higher one go first")] = "normal",
+    detach: Detach = False,
     seed: Annotated[int, typer.Option(help="of the sample")] = 0,
     table: o.Table = None,
     role: o.Roles = None,
@@ -62,14 +74,19 @@ def label(
         panels=load_panels(panels) if panels else default_panels(),
         seed=seed,
         production=make_production,
+        production_delay_s=app.settings.production_delay_s if production_delay is None else production_delay,
         partition_rows=app.settings.partition_rows,
+        bad_rows_limit=bad_rows,
     )
-    run = execute(app, tasks, spec, hidden=as_json)
-    if as_json:
-        show.as_json(run)
-    else:
-        report(app, run)
-    if run["state"] != "done":
+    run_id = app.create_run(tasks, spec, LOCAL, PRIORITIES[priority])
+    finish(app, run_id, detach=detach, as_json=as_json)
+
+
+def finish(app: App, run_id: str, *, detach: bool, as_json: bool) -> None:
+    """Works on a run until it has ended, unless it is left to others, and shows it; status 1 if it is not done."""
+    run = app.run(run_id) if detach else carry_out(app, run_id, hidden=as_json)
+    show.as_json(run) if as_json else report(app, run)
+    if not detach and run["state"] != "done":
         raise typer.Exit(1)
 
 
@@ -84,11 +101,17 @@ def _saved(app: App, item: str, **given: Any) -> str:
     return saved
 
 
-def execute(app: App, tasks: list[TaskSpec], spec: RunSpec, *, hidden: bool = False) -> dict[str, Any]:
-    """Creates a run and carries it out behind progress bars; the run."""
-    run_id = app.create_run(tasks, spec, LOCAL)
-    with show.Bars([task.name for task in tasks], hidden=hidden) as bars:
-        app.execute(run_id, LOCAL, bars)
+def carry_out(app: App, run_id: str, *, hidden: bool = False) -> dict[str, Any]:
+    """Works on a run behind progress bars until it has ended; the run. Ctrl-C aborts it."""
+    names = [task["spec"]["name"] for task in app.run(run_id)["tasks"]]
+    with show.Bars(names, hidden=hidden) as bars:
+        try:
+            app.work_on(run_id, bars.update)
+        except KeyboardInterrupt:
+            bars.note("stopping; what is finished is kept")
+            with contextlib.suppress(Conflict):  # it ended by itself just now
+                app.abort_run(run_id, LOCAL)
+            app.work_on(run_id, bars.update)
     return app.run(run_id)
 
 
@@ -101,9 +124,13 @@ def report(app: App, run: dict[str, Any]) -> None:
 
 
 @commands.command("list")
-def list_(as_json: o.Json = False) -> None:
+def list_(
+    state: Annotated[list[str] | None, typer.Option(help="only runs in this state; may be repeated")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="how many, newest first")] = 50,
+    as_json: o.Json = False,
+) -> None:
     """List the runs, newest first."""
-    runs = o.open_app().runs()
+    runs = o.open_app().store.runs.page(limit, state or ())
     if as_json:
         show.as_json(runs)
         return
@@ -130,9 +157,51 @@ def show_(run: Run, as_json: o.Json = False) -> None:
 
 
 @commands.command()
-def delete(run: Run) -> None:
+def abort(run: Run, detach: Detach = False, as_json: o.Json = False) -> None:
+    """Stop a run, whoever works on it. Finished partitions are kept; `resume` goes on from there."""
+    app = o.open_app()
+    run_id = app.abort_run(run, LOCAL)
+    if not detach:
+        app.work_on(run_id)
+    found = app.run(run_id)
+    show.as_json(found) if as_json else report(app, found)
+
+
+@commands.command()
+def resume(run: Run, detach: Detach = False, as_json: o.Json = False) -> None:
+    """Go on with a run that failed, was aborted, or lost its worker."""
+    app = o.open_app()
+    run_id = app.find_run(run)
+    if app.run(run_id)["state"] not in ("planned", "running", "producing", "aborting"):
+        app.resume_run(run_id, LOCAL)
+    finish(app, run_id, detach=detach, as_json=as_json)
+
+
+@commands.command()
+def delete(
+    run: Run,
+    detach: Detach = False,
+    forget: Annotated[bool, typer.Option("--forget", help="also when its target is gone for good")] = False,
+) -> None:
     """Delete a run with its results and production rows."""
-    console.print(f"deleted run {o.open_app().delete_run(run, LOCAL)[:12]} and all its rows")
+    app = o.open_app()
+    run_id = app.delete_run(run, LOCAL, forget=forget)
+    waiting_for = None if detach or forget else app.work_on_deletion(run_id)
+    if waiting_for:
+        console.print(f"run {run_id[:12]} is being deleted; its rows wait: {waiting_for}", soft_wrap=True)
+        console.print("workers of `audience up` go on trying; so does this command, when it is given again")
+    else:
+        console.print(f"deleted run {run_id[:12]} and all its rows" if not detach else f"deleting run {run_id[:12]}")
+
+
+@commands.command("set-aside")
+def set_aside(run: Run = "last", limit: Annotated[int, typer.Option(min=1)] = 100, as_json: o.Json = False) -> None:
+    """List rows that could not be used, with the reason."""
+    found = list(itertools.islice(o.open_app().set_aside(run), limit))
+    if as_json:
+        show.as_json(found)
+    else:
+        show.table("", ("task", "row", "reason"), [(r["task"], r["id"], r["reason"]) for r in found])
 
 
 def sample(
@@ -153,19 +222,39 @@ def sample(
         console.print("no results to sample")
 
 
-def production(run: Run = "last", as_json: o.Json = False) -> None:
+def production(
+    run: Run = "last",
+    partial: Annotated[
+        bool, typer.Option("--partial", help="also of a run that failed or was aborted, of what is finished")
+    ] = False,
+    as_json: o.Json = False,
+) -> None:
     """Make the production tables of a run once more; the same rows come out."""
     app = o.open_app()
-    found = app.produce(run, LOCAL)
+    run_id = app.produce(run, LOCAL, partial=partial)
+    app.work_on(run_id)
+    found = app.run(run_id)
     show.as_json(found) if as_json else report(app, found)
+    if found["error"]:
+        raise typer.Exit(1)
 
 
 def export(
-    path: Annotated[Path, typer.Argument(help="file to write: .csv (safe for spreadsheets), .jsonl or .parquet")],
     run: Run = "last",
+    to: Annotated[
+        Path | None, typer.Option(help="file to write: .csv (safe for spreadsheets), .jsonl or .parquet")
+    ] = None,
     of_production: Annotated[bool, typer.Option("--production", help="production rows instead of results")] = False,
     group: Annotated[str | None, typer.Option(help="of this group only")] = None,
+    sort: Annotated[
+        bool, typer.Option("--sort", help="without the ids of the run, so that two runs compare byte for byte")
+    ] = False,
 ) -> None:
-    """Write all results or production rows of a run into one file."""
-    n = o.open_app().export(run, path, production=of_production, group=group)
-    console.print(f"{n:,} rows in {path}")
+    """Write all results or production rows of a run: to a file, or as JSON lines to standard output."""
+    app = o.open_app()
+    rows = app.exported(run, production=of_production, group=group, comparable=sort)
+    if to is not None:
+        console.print(f"{exports.export(rows, to):,} rows in {to}")
+        return
+    for piece in exports.encoded(rows, "jsonl"):
+        sys.stdout.buffer.write(piece)

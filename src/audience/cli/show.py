@@ -3,7 +3,6 @@
 import itertools
 import json
 import sys
-import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -180,8 +179,11 @@ class RowsPerSecond(ProgressColumn):
         return Text(f"{speed:,.0f} rows/s" if speed else "", style="bold")
 
 
+STEPS = {"planned": "waiting", "running": "labeling", "producing": "production"}
+
+
 class Bars:
-    """Progress bars, one a task; told what happens from several threads."""
+    """Progress bars, one a task."""
 
     def __init__(self, names: Sequence[str], *, hidden: bool = False) -> None:
         self._progress = Progress(
@@ -196,7 +198,6 @@ class Bars:
             console=errors,
             disable=hidden,
         )
-        self._lock = threading.Lock()
         self._names = names
         self._bars = [self._progress.add_task(f"{name}: waiting", total=None, start=False) for name in names]
 
@@ -207,29 +208,22 @@ class Bars:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def planning(self, task: int) -> None:
-        """The task looks at its source."""
-        self._update(task, description=f"{self._names[task]}: planning")
+    def update(self, run: dict[str, Any]) -> None:
+        """How the run stands."""
+        for bar, name, task in zip(self._bars, self._names, run["tasks"], strict=True):
+            step = STEPS.get(task["state"], task["state"])
+            if task["state"] == "running" and task["n_planned"] is None:
+                step = "planning"
+            if task["n_planned"] is not None:
+                self._progress.start_task(bar)
+            shown = {"total": task["n_planned"], "completed": task["progress"]["read"]}
+            self._progress.update(bar, description=f"{name}: {step}", **shown)
 
-    def planned(self, task: int, n_rows: int) -> None:
-        """It knows how much there is to do."""
-        with self._lock:
-            self._progress.start_task(self._bars[task])
-            self._progress.update(self._bars[task], total=n_rows, description=f"{self._names[task]}: labeling")
+    def add(self, bar: int, n: int, total: int) -> None:
+        """So many more of a total, for work that is not a run."""
+        self._progress.start_task(self._bars[bar])
+        self._progress.update(self._bars[bar], total=total, advance=n)
 
-    def read(self, task: int, n_rows: int) -> None:
-        """So many rows more."""
-        with self._lock:
-            self._progress.advance(self._bars[task], n_rows)
-
-    def producing(self, task: int) -> None:
-        """Rows are labelled; conflicts are being settled."""
-        self._update(task, description=f"{self._names[task]}: production")
-
-    def finished(self, task: int) -> None:
-        """Done."""
-        self._update(task, description=f"{self._names[task]}: done")
-
-    def _update(self, task: int, **fields: Any) -> None:
-        with self._lock:
-            self._progress.update(self._bars[task], **fields)
+    def note(self, text: str) -> None:
+        """A line above the bars."""
+        self._progress.console.print(text)

@@ -2,48 +2,82 @@
 
 import contextlib
 import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 RESET_PEAK = "5"
 INTERVAL_S = 0.05
+SAMPLED = f"sampled every {INTERVAL_S} s"
+EXACT = "VmHWM"
 
 
-class PeakMemory:
-    """A context. Afterwards `peak_mb` is the largest resident size in between (null where the system tells none), and
-    `how` says whether the kernel counted it (`VmHWM`, exact) or a thread sampled it."""
+@dataclass(eq=False)
+class Peak:
+    """The largest resident size while the work went on (null where the system tells none), and whether the kernel
+    counted it (`VmHWM`, exact) or a thread sampled it."""
+
+    task: str | None
+    mb: float | None = None
+    how: str = SAMPLED
+
+
+class MemoryWatch:
+    """Measures what goes on in this process. The kernel's count is used where all work at that time was for one task,
+    for only then is it that task's."""
 
     def __init__(self) -> None:
-        self.peak_mb: float | None = None
-        self.how = "not measured"
-        self._stop = threading.Event()
-        self._sampler = threading.Thread(target=self._sample, daemon=True)
+        self._lock = threading.Lock()
+        self._watched: set[Peak] = set()
+        self._wake = threading.Event()
+        threading.Thread(target=self._sample, name="memory", daemon=True).start()
 
-    def __enter__(self) -> "PeakMemory":
+    @contextlib.contextmanager
+    def watching(self, task: str | None) -> Iterator[Peak]:
+        """Afterwards the peak of what was done inside."""
+        peak = Peak(task, _status_mb("VmRSS"))
+        self._begin(peak)
         try:
-            CLEAR_REFS.write_text(RESET_PEAK)
-            self.how = "VmHWM"
-        except OSError:
-            self._sampler.start()
-        return self
+            yield peak
+        finally:
+            with self._lock:
+                self._watched.discard(peak)
+                if peak.how == EXACT:
+                    peak.mb = _status_mb("VmHWM")
 
-    def __exit__(self, *_: object) -> None:
-        if self.how == "VmHWM":
-            self.peak_mb = _status_mb("VmHWM")
-        elif self._sampler.ident:
-            self._stop.set()
-            self._sampler.join()
+    def _begin(self, peak: Peak) -> None:
+        with self._lock:
+            if not self._watched:
+                peak.how = EXACT if _reset_peak() else SAMPLED
+            elif all(other.task == peak.task and other.how == EXACT for other in self._watched):
+                peak.how = EXACT
+            else:
+                for other in self._watched:
+                    other.how = SAMPLED
+            self._watched.add(peak)
+            self._wake.set()
 
     def _sample(self) -> None:
         while True:
-            size = _status_mb("VmRSS")
-            if size is None:
-                return
-            self.how = f"sampled every {INTERVAL_S} s"
-            self.peak_mb = max(self.peak_mb or 0.0, size)
-            if self._stop.wait(INTERVAL_S):
-                return
+            with self._lock:
+                size = _status_mb("VmRSS") if self._watched else None
+                for peak in self._watched:
+                    peak.mb = max(peak.mb or 0.0, size or 0.0) or None
+                if not self._watched:
+                    self._wake.clear()
+            self._wake.wait()
+            time.sleep(INTERVAL_S)
+
+
+def _reset_peak() -> bool:
+    try:
+        CLEAR_REFS.write_text(RESET_PEAK)
+    except OSError:
+        return False
+    return True
 
 
 def _status_mb(name: str) -> float | None:

@@ -1,8 +1,10 @@
 """Results or production rows as a file for people and other programs: CSV, JSON lines or Parquet."""
 
 import csv
+import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,46 +27,100 @@ PRODUCTION_SCHEMA = pa.schema(
 )
 
 
-def export(batches: Iterable[pa.RecordBatch], path: Path, schema: pa.Schema) -> int:
-    """Writes all rows to a new file and renames it into place; (the number of rows). Memory stays that of a batch."""
-    writers = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
-    if path.suffix.lower() not in writers:
-        raise BadInput(f"{path.name}: an export ends in {', '.join(writers)}")
+@dataclass(frozen=True)
+class Rows:
+    """Rows to export, and their layout."""
+
+    batches: Iterable[pa.RecordBatch]
+    schema: pa.Schema
+
+
+def comparable(rows: Rows) -> Rows:
+    """Without what differs between two runs that labelled the same rows in the same partitions: the ids of their
+    tasks. The order of the rows is the same already: by task, group, partition and place."""
+    names = [name for name in rows.schema.names if name != "task_id"]
+    return Rows(rows.batches, pa.schema([rows.schema.field(name) for name in names]))
+
+
+def export(rows: Rows, path: Path) -> int:
+    """Writes all rows to a new file and renames it into place; the number of rows. Memory stays that of a batch."""
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in ENCODERS:
+        raise BadInput(f"{path.name}: an export ends in {', '.join(f'.{name}' for name in ENCODERS)}")
     if not path.parent.is_dir():
         raise BadInput(f"there is no folder {path.parent} to export to")
     part = path.with_name(f".{path.name}.part")
+    counted = _Counted(rows.batches)
     try:
-        n_rows = writers[path.suffix.lower()](_shaped(batches, schema), part, schema)
+        with part.open("wb") as file:
+            for piece in encoded(Rows(counted, rows.schema), kind):
+                file.write(piece)
         part.replace(path)
     except OSError as error:
         raise Transient(f"{path} cannot be written: {error.strerror or error}") from None
     finally:
         part.unlink(missing_ok=True)
-    return n_rows
+    return counted.n_rows
 
 
-def _shaped(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        yield batch.select(schema.names).cast(schema)
+def encoded(rows: Rows, kind: str) -> Iterator[bytes]:
+    """The bytes of a file of this kind (csv, jsonl, parquet), piece by piece."""
+    shaped = (batch.select(rows.schema.names).cast(rows.schema) for batch in rows.batches)
+    return ENCODERS[kind](shaped, rows.schema)
 
 
-def _parquet(batches: Iterable[pa.RecordBatch], path: Path, schema: pa.Schema) -> int:
-    n_rows = 0
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+class _Counted:
+    """Batches that are counted as they pass."""
+
+    def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
+        self.batches = batches
+        self.n_rows = 0
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        for batch in self.batches:
+            self.n_rows += len(batch)
+            yield batch
+
+
+def _parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[bytes]:
+    sink = _Pieces()
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
         for batch in batches:
             writer.write_batch(batch)
-            n_rows += len(batch)
-    return n_rows
+            yield sink.taken()
+    yield sink.taken()
 
 
-def _csv(batches: Iterable[pa.RecordBatch], path: Path, schema: pa.Schema) -> int:
-    n_rows = 0
-    with path.open("w", encoding="utf-8-sig", newline="") as file:  # the mark tells spreadsheets that it is UTF-8
-        csv.writer(file).writerow(schema.names)
-        for batch in batches:
-            file.write(_safe(batch).write_csv(include_header=False, line_terminator="\r\n"))
-            n_rows += len(batch)
-    return n_rows
+class _Pieces(io.RawIOBase):
+    """Collects what is written until it is taken."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, piece: Any) -> int:
+        self._pieces.append(bytes(piece))
+        self._size += len(self._pieces[-1])
+        return len(self._pieces[-1])
+
+    def tell(self) -> int:
+        return self._size
+
+    def taken(self) -> bytes:
+        """What was written since it was last asked."""
+        pieces, self._pieces = self._pieces, []
+        return b"".join(pieces)
+
+
+def _csv(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[bytes]:
+    header = io.StringIO(newline="")
+    csv.writer(header).writerow(schema.names)
+    yield header.getvalue().encode("utf-8-sig")  # the mark tells spreadsheets that it is UTF-8
+    for batch in batches:
+        yield _safe(batch).write_csv(include_header=False, line_terminator="\r\n").encode()
 
 
 def _safe(batch: pa.RecordBatch) -> pl.DataFrame:
@@ -75,14 +131,10 @@ def _safe(batch: pa.RecordBatch) -> pl.DataFrame:
     return frame.with_columns(pl.when(text.str.contains(FORMULA)).then("'" + text).otherwise(text).name.keep())
 
 
-def _jsonl(batches: Iterable[pa.RecordBatch], path: Path, schema: pa.Schema) -> int:
-    n_rows = 0
-    with path.open("w", encoding="utf-8") as file:
-        for batch in batches:
-            for row in batch.to_pylist():
-                file.write(json.dumps(_plain(row), ensure_ascii=False) + "\n")
-            n_rows += len(batch)
-    return n_rows
+def _jsonl(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[bytes]:
+    for batch in batches:
+        lines = [json.dumps(_plain(row), ensure_ascii=False) + "\n" for row in batch.to_pylist()]
+        yield "".join(lines).encode()
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
@@ -92,3 +144,10 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
     for name in ("match_meta", "evidence"):
         row[name] = json.loads(row[name])
     return row
+
+
+ENCODERS: dict[str, Callable[[Iterable[pa.RecordBatch], pa.Schema], Iterator[bytes]]] = {
+    "csv": _csv,
+    "jsonl": _jsonl,
+    "parquet": _parquet,
+}

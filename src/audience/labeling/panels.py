@@ -44,10 +44,11 @@ def load_panels(path: Path) -> Panels:
     except ValidationError as error:
         faults = [Problem(".".join(map(str, e["loc"])), e["msg"]) for e in error.errors(include_url=False)]
         raise BadInput(f"{path.name} was not used:", tuple(faults)) from None
-    return _checked(panels, path.name)
+    return checked(panels, path.name)
 
 
-def _checked(panels: Panels, where: str) -> Panels:
+def checked(panels: Panels, where: str) -> Panels:
+    """Refuses a panel that is in two conflict groups."""
     seen: dict[str, str] = {}
     for name, members in panels.conflicts.items():
         for panel in map(_slashed, members):

@@ -9,6 +9,8 @@ from audience.labeling.groups import GroupMap
 from audience.labeling.panels import Panels, default_panels
 from audience.tables.base import Selection, SourceSpec
 
+PRIORITIES = {"low": -1, "normal": 0, "high": 1}
+
 
 class TaskSpec(BaseModel):
     """One source in one range of time, `start <= time < end` in the source's timezone."""
@@ -36,7 +38,9 @@ class RunSpec(BaseModel):
     panels: Panels = Field(default_factory=default_panels)
     seed: int = Field(default=0, description="of the sample")
     production: bool = Field(default=True, description="whether production tables are made at the end")
+    production_delay_s: float = Field(default=0, ge=0, description="how long production waits after labeling")
     partition_rows: int = Field(default=200_000, ge=1)
+    bad_rows_limit: int = Field(default=1_000, ge=0, description="rows a task's models may fail on before it fails")
 
 
 def check_tasks(tasks: tuple[TaskSpec, ...]) -> None:

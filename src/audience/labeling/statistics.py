@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import polars as pl
 
 from audience.labeling.distinct import DistinctHashes, count_distinct
 from audience.labeling.sampling import Sampler
-from audience.tables.base import Plan, Target
+from audience.tables.base import Target
 
 BAD_ROWS_LISTED = 100
 KINDS_COUNTED = 200
@@ -26,11 +26,12 @@ def count_into(counter: Counter[str], values: pl.Series) -> None:
 @dataclass
 class PartitionStatistics:
     """One partition's numbers. `received`, `results` and `authorless` are by group; `set_aside` by kind of reason;
-    `bad_rows` lists the first (id, reason) of those set aside."""
+    `undigested` counts what models could not digest; `bad_rows` lists the first (id, reason) of those set aside."""
 
     seed: int = 0
     read: int = 0
     outside: int = 0
+    undigested: int = 0
     seconds: float = 0.0
     received: Counter[str] = field(default_factory=Counter)
     unmapped: Counter[str] = field(default_factory=Counter)
@@ -52,8 +53,12 @@ class PartitionStatistics:
 
     def to_json(self) -> str:
         tickets = [[group, panel, found] for (group, panel), found in sorted(self.sampler.tickets.items())]
-        numbers = {name: getattr(self, name) for name in (*SUMS, "bad_rows")}
+        numbers = {**self.counts(), "bad_rows": self.bad_rows}
         return json.dumps({**numbers, "seed": self.seed, "tickets": tickets}, ensure_ascii=False)
+
+    def counts(self) -> dict[str, Any]:
+        """The numbers that add up."""
+        return {name: getattr(self, name) for name in SUMS}
 
     def packed_authors(self) -> bytes:
         return self.authors.packed()
@@ -63,7 +68,7 @@ class PartitionStatistics:
         numbers: dict[str, Any] = json.loads(text)
         statistics = cls(seed=numbers["seed"])
         for name in SUMS:
-            value = numbers[name]
+            value = numbers.get(name, 0)  # a mark of an earlier version may know fewer
             setattr(statistics, name, Counter(value) if isinstance(value, dict) else value)
         statistics.bad_rows = [(row_id, reason) for row_id, reason in numbers["bad_rows"]]
         for group, panel, found in numbers["tickets"]:
@@ -71,7 +76,7 @@ class PartitionStatistics:
         return statistics
 
 
-SUMS = ("read", "outside", "seconds", "received", "unmapped", "set_aside", "results", "authorless")
+SUMS = ("read", "outside", "undigested", "seconds", "received", "unmapped", "set_aside", "results", "authorless")
 
 
 @dataclass
@@ -103,17 +108,20 @@ def rate_of_label(labelled: int, everyone: int) -> float | None:
     return round(100 * labelled / everyone, 2) if everyone else None
 
 
-def task_report(statistics: TaskStatistics, plan: Plan, groups: Sequence[str], *, by_author: bool) -> dict[str, Any]:
-    """A task's numbers as they are shown and stored. `missing`: planned minus read, not zero when the source changed
-    between planning and reading; `received` is before filters; `authors` are distinct, over all rows read."""
+def task_report(
+    statistics: TaskStatistics, planned: int, set_aside: dict[str, int], groups: Sequence[str], *, by_author: bool
+) -> dict[str, Any]:
+    """A task's numbers as they are shown and stored; `planned` rows, `set_aside` those that no partition could hold.
+    `missing`: planned minus read, not zero when the source changed between planning and reading; `received` is before
+    filters; `authors` are distinct, over all rows read."""
     total = statistics.total
     return {
-        "planned": plan.n_rows,
+        "planned": planned,
         "read": total.read,
-        "missing": plan.n_rows - total.read,
+        "missing": planned - total.read,
         "outside": total.outside,
         "received": total.received.total(),
-        "set_aside": dict(total.set_aside + Counter(plan.set_aside)),
+        "set_aside": dict(total.set_aside + Counter(set_aside)),
         "bad_rows": total.bad_rows,
         "unmapped": dict(total.unmapped.most_common()),
         "by_author": by_author,
@@ -127,4 +135,22 @@ def task_report(statistics: TaskStatistics, plan: Plan, groups: Sequence[str], *
             for group in groups
             if total.received[group]
         },
+    }
+
+
+def so_far(counts: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The numbers of a task's finished partitions while it is at work. Distinct authors do not add up; they come with
+    the report."""
+    total = PartitionStatistics()
+    for part in counts:
+        for name in SUMS:
+            value = part.get(name, 0)
+            setattr(total, name, getattr(total, name) + (Counter(value) if isinstance(value, dict) else value))
+    return {
+        "read": total.read,
+        "outside": total.outside,
+        "received": total.received.total(),
+        "set_aside": dict(total.set_aside),
+        "unmapped": dict(total.unmapped.most_common()),
+        "groups": {g: {"received": n, "results": total.results[g]} for g, n in total.received.items()},
     }

@@ -7,10 +7,11 @@ metadata = sa.MetaData()
 NAME = sa.String(100)
 ID = sa.String(32)
 STATE = sa.String(16)
+TIME = sa.String(32)
 
 
 def _created() -> list[sa.Column[str]]:
-    return [sa.Column("created_by", NAME, nullable=False), sa.Column("created_at", sa.String(32), nullable=False)]
+    return [sa.Column("created_by", NAME, nullable=False), sa.Column("created_at", TIME, nullable=False)]
 
 
 source = sa.Table(
@@ -40,9 +41,13 @@ run = sa.Table(
     sa.Column("state", STATE, nullable=False, index=True),
     sa.Column("spec", sa.JSON, nullable=False),
     sa.Column("error", sa.Text, nullable=True),
-    sa.Column("finished_at", sa.String(32), nullable=True),
+    sa.Column("started_at", TIME, nullable=True),
+    sa.Column("finished_at", TIME, nullable=True),
+    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("served", sa.BigInteger, nullable=False, server_default="0"),
     *_created(),
 )
+"""`priority`: higher first. `served`: when a job of it was taken last, counted over all runs: the least is next."""
 
 task = sa.Table(
     "task",
@@ -56,8 +61,19 @@ task = sa.Table(
     sa.Column("set_aside", sa.JSON, nullable=True),
     sa.Column("report", sa.JSON, nullable=True),
     sa.Column("error", sa.Text, nullable=True),
+    sa.Column("fence", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("touched", sa.Boolean, nullable=False, server_default="0"),
+    sa.Column("started_at", TIME, nullable=True),
+    sa.Column("worked_s", sa.Float, nullable=False, server_default="0"),
+    sa.Column("by_author", sa.Boolean, nullable=True),
+    sa.Column("peak_mb", sa.Float, nullable=True),
+    sa.Column("peak_by", sa.String(40), nullable=True),
     *_created(),
 )
+"""`fence` counts starts, aborts and resumes: the target refuses writers with an older one. `touched`: something of it
+may be in the target. `started_at`: when its clock was started that now runs; `worked_s`: what it showed when it was
+stopped. `by_author`: whether its source has authors. `peak_mb`: the largest resident size of a process while it worked
+on the task, `peak_by` how that was measured."""
 
 partition = sa.Table(
     "partition",
@@ -68,13 +84,73 @@ partition = sa.Table(
     sa.Column("n_rows", sa.BigInteger, nullable=False),
 )
 
+job = sa.Table(
+    "job",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("run_id", ID, sa.ForeignKey("run.id"), nullable=False, index=True),
+    sa.Column("task_id", ID, sa.ForeignKey("task.id"), nullable=True),
+    sa.Column("kind", STATE, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("state", STATE, nullable=False),
+    sa.Column("fence", sa.Integer, nullable=False),
+    sa.Column("urgent", sa.Boolean, nullable=False),
+    sa.Column("worker", ID, nullable=True),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("losses", sa.Integer, nullable=False),
+    sa.Column("delay_s", sa.Float, nullable=False),
+    sa.Column("n_read", sa.BigInteger, nullable=False),
+    sa.Column("counts", sa.JSON, nullable=True),
+    sa.Column("error", sa.Text, nullable=True),
+    sa.Column("after", STATE, nullable=True),
+    sa.Index("job_by_state", "state", "run_id"),
+    sa.Index("job_by_task", "task_id", "kind", "state"),
+)
+"""Work for a worker: a step of a task (`plan`, `partition` with its number, `report`, `produce`) or of a run (`abort`,
+`delete`). `fence` is its task's when the job was made. `attempts` counts how often it was taken, `failures` how often
+it was put back for a passing reason, which `error` tells, `losses` the workers that vanished with it. `delay_s`: how
+long it waits before it is taken. `counts`: the partition's numbers. `after`: the state that the task returns to from
+production that was asked for again."""
+
+worker = sa.Table(
+    "worker",
+    metadata,
+    sa.Column("id", ID, primary_key=True),
+    sa.Column("name", NAME, nullable=False),
+    sa.Column("threads", sa.Integer, nullable=False),
+    sa.Column("beat", sa.BigInteger, nullable=False),
+    sa.Column("started_at", TIME, nullable=False),
+)
+"""Processes that take jobs, as long as they are thought alive. `beat` counts up while one is."""
+
+mapping = sa.Table(
+    "mapping",
+    metadata,
+    sa.Column("kind", sa.String(20), primary_key=True),
+    sa.Column("name", NAME, primary_key=True),
+    sa.Column("definition", sa.JSON, nullable=False),
+    *_created(),
+)
+"""Saved groups (channel -> result table) and conflict groups (which labels contradict each other)."""
+
+answer = sa.Table(
+    "answer",
+    metadata,
+    sa.Column("idempotency_key", sa.String(200), primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("body", sa.JSON, nullable=False),
+    sa.Column("created_at", TIME, nullable=False),
+)
+"""What a create with an Idempotency-Key was answered; `digest` is of the request."""
+
 audit = sa.Table(
     "audit",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("at", sa.String(32), nullable=False),
+    sa.Column("at", TIME, nullable=False),
     sa.Column("actor", NAME, nullable=False),
     sa.Column("action", sa.String(40), nullable=False),
-    sa.Column("subject", sa.String(200), nullable=False),
+    sa.Column("subject", sa.String(200), nullable=False, index=True),
     sa.Column("details", sa.JSON, nullable=False),
 )

@@ -1,0 +1,244 @@
+"""The steps of a run, each a job: plan, label a partition, report, produce; abort and delete.
+
+    plan -> partition ... partition -> report -> produce
+
+A step may be done twice, or at once by two workers that both believe to own it: what it writes to the target is the
+same and counted once (fence and mark), and its end in our records is its owner's alone (`Jobs.finishing`)."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from threading import Event, Lock
+from typing import Any
+
+import pyarrow as pa
+import sqlalchemy as sa
+
+from audience.errors import AudienceError, Conflict, Transient
+from audience.jobs.memory import MemoryWatch, Peak
+from audience.labeling.labeler import Labeler, NamedModel
+from audience.labeling.plan import RunSpec, TaskSpec
+from audience.labeling.production import produce
+from audience.labeling.statistics import PartitionStatistics, TaskStatistics, task_report
+from audience.store import runs, tasks
+from audience.store.database import Record
+from audience.store.records import Store
+from audience.store.tasks import Finished
+from audience.tables.base import Mark, Partition, Selection, Source, SourceSpec, Target
+
+log = logging.getLogger(__name__)
+
+BENCHES = 8
+
+
+class Stopped(Exception):
+    """The job was taken away, or its worker stops; it leaves nothing behind."""
+
+
+@dataclass
+class Watch:
+    """How a job is told to stop, and tells how far it is."""
+
+    stop: Event = field(default_factory=Event)
+    n_read: int = 0
+
+    def batches(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            if self.stop.is_set():
+                raise Stopped
+            self.n_read += len(batch)
+            yield batch
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the partitions of a task need, opened once."""
+
+    source: Source
+    target: Target
+    labeler: Labeler
+    selection: Selection
+    spec: RunSpec
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Carries out jobs with what the app hands it: the store, and how to open models, sources and targets."""
+
+    store: Store
+    load_model: Callable[[str], NamedModel]
+    open_source: Callable[[SourceSpec], Source]
+    open_target: Callable[[str], Target]
+    memory: MemoryWatch = field(default_factory=MemoryWatch)
+    _benches: dict[tuple[str, int], Bench] = field(default_factory=dict)
+    _opening: Lock = field(default_factory=Lock)
+
+    def carry_out(self, job: Record, watch: Watch) -> None:
+        """Does a job that was taken, and ends it. Raises what stands in its way."""
+        step: Callable[[Record, Watch], None] = getattr(self, job["kind"])
+        try:
+            step(job, watch)
+        except BaseException:
+            with self._opening:
+                self._benches.clear()  # whatever was opened may be what is wrong
+            raise
+
+    def fail(self, job: Record, reason: str) -> None:
+        """Ends a job, and with it its task, for a reason that will not pass."""
+        with self.store.jobs.finishing(job, "failed", error=reason) as connection:
+            tasks.failed(connection, job["task_id"], reason, job["after"])
+
+    @contextmanager
+    def _finishing(self, job: Record, peak: Peak, **values: Any) -> Iterator[sa.Connection]:
+        with self.store.jobs.finishing(job, **values) as connection:
+            tasks.note_peak(connection, job["task_id"], peak.mb, peak.how)
+            yield connection
+
+    # the steps of a task
+
+    def plan(self, job: Record, watch: Watch) -> None:
+        """Cuts the source into partitions, once; admits writers to the target, and finds what is there already."""
+        task_id = job["task_id"]
+        self.store.tasks.start(task_id)
+        with self.memory.watching(task_id) as peak:
+            bench = self._bench(job)
+            if self.store.tasks.get(task_id)["n_planned"] is None:
+                plan = bench.source.plan(bench.selection)
+                if watch.stop.is_set():
+                    raise Stopped
+                self.store.tasks.save_plan(task_id, map(asdict, plan.partitions), plan.set_aside)
+            self.store.tasks.touch(task_id)
+            bench.target.prepare(task_id, job["fence"], bench.spec.groups.names)
+            finished = [_finished(mark) for mark in bench.target.marks(task_id, authors=False)]
+        with self._finishing(job, peak) as connection:
+            tasks.planned(connection, task_id, finished, by_author="author" in bench.source.roles)
+
+    def partition(self, job: Record, watch: Watch) -> None:
+        """Reads, labels and writes one slice of a task. One that is in the target already is only counted."""
+        bench = self._bench(job)
+        number = job["number"]
+        with self.memory.watching(job["task_id"]) as peak:
+            done = self._mark(bench, job) if job["attempts"] > 1 else None
+            done = done or self._label(bench, job, watch) or self._mark(bench, job)
+        if done is None:
+            raise Conflict(f"partition {number} was removed from the target just after it was written")
+        with self._finishing(job, peak, n_read=done.n_read, counts=done.counts) as connection:
+            tasks.partition_done(connection, job["task_id"])
+            _check_digested(connection, job["task_id"], bench.spec.bad_rows_limit)
+        log.info("action=partition_done task_id=%s partition=%s rows=%s", job["task_id"], number, done.n_read)
+
+    def _label(self, bench: Bench, job: Record, watch: Watch) -> Finished | None:
+        """The partition, now written; None when another worker had written it."""
+        partition = Partition(**self.store.tasks.partition(job["task_id"], job["number"]))
+        statistics = PartitionStatistics(seed=bench.spec.seed)
+        batches = watch.batches(bench.source.read(partition, bench.selection))
+        rows = bench.labeler.label(partition.number, batches, statistics)
+        written = bench.target.write(job["task_id"], partition.number, job["fence"], rows, statistics)
+        return Finished(partition.number, statistics.read, statistics.counts()) if written else None
+
+    @staticmethod
+    def _mark(bench: Bench, job: Record) -> Finished | None:
+        marks = bench.target.marks(job["task_id"], authors=False)
+        return next((_finished(mark) for mark in marks if mark.partition == job["number"]), None)
+
+    def report(self, job: Record, watch: Watch) -> None:
+        """Adds up what the marks in the target say."""
+        task = self.store.tasks.get(job["task_id"])
+        spec = RunSpec.model_validate(task["run"]["spec"])
+        with self.memory.watching(task["id"]) as peak:
+            report = self._report(task, spec, self.open_target(spec.target))
+        with self._finishing(job, peak) as connection:
+            tasks.reported(connection, task["id"], report, production=spec.production, delay_s=spec.production_delay_s)
+        log.info("action=task_labeled task_id=%s rows=%s", task["id"], report["read"])
+
+    def _report(self, task: Record, spec: RunSpec, target: Target) -> Record:
+        statistics = TaskStatistics.of(target, task["id"], spec.seed)
+        planned, set_aside = task["n_planned"] or 0, task["set_aside"] or {}
+        return task_report(statistics, planned, set_aside, spec.groups.names, by_author=bool(task["by_author"]))
+
+    def produce(self, job: Record, watch: Watch) -> None:
+        """Makes the production tables and adds their numbers to the task's report."""
+        task = self.store.tasks.get(job["task_id"])
+        spec = RunSpec.model_validate(task["run"]["spec"])
+        with self.memory.watching(task["id"]) as peak:
+            report = produce(self.open_target(spec.target), task["id"], spec.panels, task["report"])
+        with self._finishing(job, peak) as connection:
+            tasks.produced(connection, task["id"], report, job["after"])
+
+    # the steps of a run
+
+    def abort(self, job: Record, watch: Watch) -> None:
+        """Bars late writers, and adds up what is finished."""
+        run = self.store.runs.show(job["run_id"])
+        spec = RunSpec.model_validate(run["spec"])
+        stopping = [task for task in run["tasks"] if task["state"] == "aborting" and task["touched"]]
+        reports = {task["id"]: report for task in stopping if (report := self._last_report(task, spec))}
+        with self.store.jobs.finishing(job) as connection:
+            tasks.aborted(connection, run["id"], reports)
+
+    def _last_report(self, task: Record, spec: RunSpec) -> Record | None:
+        """None where the target cannot tell; that does not keep a task from being aborted."""
+        try:
+            target = self.open_target(spec.target)
+            target.bar(task["id"], task["fence"])
+            return self._report(task, spec, target)
+        except Transient:
+            raise
+        except AudienceError as error:
+            log.warning("action=abort_without_report task_id=%s reason=%s", task["id"], error)
+            return None
+
+    def delete(self, job: Record, watch: Watch) -> None:
+        """Removes every row of the run, then the run. A target that is away is waited for."""
+        run = self.store.runs.show(job["run_id"])
+        try:
+            for task in run["tasks"]:
+                if task["touched"]:
+                    self._empty(task, run["spec"]["target"])
+        except AudienceError as error:
+            raise Transient(str(error)) from error
+        with self.store.jobs.finishing(job) as connection:
+            runs.remove_run(connection, run["id"])
+        log.info("action=run_deleted run_id=%s", run["id"])
+
+    def _empty(self, task: Record, url: str) -> None:
+        target = self.open_target(url)
+        if not target.exists():
+            raise Transient(f"{url} is not there: bring it back, or let the run be forgotten without it")
+        target.delete(task["id"])
+
+    # what a task needs
+
+    def _bench(self, job: Record) -> Bench:
+        """Opened at the first partition of a task in this worker, and again after it was resumed."""
+        key = (job["task_id"], job["fence"])
+        with self._opening:
+            if key not in self._benches:
+                bench = self._open(self.store.tasks.get(job["task_id"]))
+                for old in list(self._benches)[: 1 - BENCHES]:
+                    del self._benches[old]
+                self._benches[key] = bench
+            return self._benches[key]
+
+    def _open(self, task: Record) -> Bench:
+        spec = RunSpec.model_validate(task["run"]["spec"])
+        task_spec = TaskSpec.model_validate(task["spec"])
+        models = [self.load_model(reference) for reference in spec.models]
+        fields = tuple(dict.fromkeys(name for m in models for name in m.model.inputs.names))
+        selection = task_spec.selection(fields, spec.partition_rows)
+        labeler = Labeler(task["id"], models, spec.groups, spec.panels, spec.first_wins, selection.start, selection.end)
+        target = self.open_target(spec.target)
+        return Bench(self.open_source(task_spec.source), target, labeler, selection, spec)
+
+
+def _finished(mark: Mark) -> Finished:
+    counts = PartitionStatistics.from_json(mark.statistics).counts()
+    return Finished(mark.partition, counts["read"], counts)
+
+
+def _check_digested(connection: sa.Connection, task_id: str, limit: int) -> None:
+    n = tasks.undigested(connection, task_id)
+    if n > limit:
+        reason = f"the models could not digest {n:,} rows, more than the limit of {limit:,}: see which were set aside"
+        tasks.failed(connection, task_id, reason)

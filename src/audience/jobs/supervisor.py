@@ -1,0 +1,100 @@
+"""Keeps child processes running: the API and workers of `audience up`."""
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.2
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+SETTLED_S = 60.0
+"""A child that lived so long is started again at once when it ends."""
+
+
+@dataclass
+class Child:
+    """A process of this program with these arguments. A polite one leaves the processor to others first."""
+
+    name: str
+    arguments: Sequence[str]
+    polite: bool = False
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    pause_s: float = 0.0
+    due_at: float = field(default=0.0)
+
+    def start(self) -> None:
+        """It ends when this process does, because its standard input is closed then."""
+        command = [sys.executable, "-m", "audience", *self.arguments, "--tied"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE)
+        self.started_at = time.monotonic()
+        if self.polite and hasattr(os, "setpriority"):
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, self.process.pid, 5)
+        log.info("action=child_started name=%s pid=%s", self.name, self.process.pid)
+
+    def look(self, now: float) -> None:
+        """Starts it again when it has ended; sooner if it had lived long."""
+        if self.process is None:
+            if now >= self.due_at:
+                self.start()
+            return
+        status = self.process.poll()
+        if status is None:
+            return
+        lived = now - self.started_at
+        self.pause_s = (
+            FIRST_PAUSE_S if lived > SETTLED_S else min(max(2 * self.pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
+        )
+        self.due_at = now + self.pause_s
+        log.warning("action=child_ended name=%s status=%s again_in_s=%s", self.name, status, self.pause_s)
+        self.close()
+
+    def close(self) -> None:
+        if self.process is not None and self.process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
+        self.process = None
+
+
+class Supervisor:
+    """Starts children, starts them again when they end, and ends them together."""
+
+    def __init__(self, children: Sequence[Child], stop_s: float) -> None:
+        self.children = children
+        self.stop_s = stop_s
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def run(self) -> None:
+        """Until `stop` is called."""
+        try:
+            while not self._stop.wait(LOOK_S):
+                for child in self.children:
+                    child.look(time.monotonic())
+        finally:
+            self._end_all()
+
+    def _end_all(self) -> None:
+        running = [child for child in self.children if child.process is not None and child.process.poll() is None]
+        for child in running:
+            assert child.process is not None
+            child.process.terminate()
+        deadline = time.monotonic() + 2 * self.stop_s + 5
+        for child in running:
+            assert child.process is not None
+            try:
+                child.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+            child.close()

@@ -1,0 +1,170 @@
+"""What follows when a step of a task has ended: the next jobs, and the moves of the task and its run. The functions
+below work in the transaction that ends the step's job (`Jobs.finishing`)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from audience.errors import NotFound
+from audience.store import schema
+from audience.store.database import Database, Record, rows_of
+from audience.store.jobs import add_jobs
+from audience.store.runs import move, settle, stop_clock
+from audience.store.states import OPEN_JOB
+
+WORKER = "worker"
+"""The actor of what workers do on their own."""
+
+
+class Tasks:
+    """Tasks as their workers see them."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def get(self, task_id: str) -> Record:
+        """The task, and under `run` its run."""
+        with self.database.reading() as connection:
+            task = _task(connection, task_id)
+            run = rows_of(connection, sa.select(schema.run).where(schema.run.c.id == task["run_id"]))[0]
+        return {**task, "run": run}
+
+    def start(self, task_id: str) -> None:
+        """A worker begins with it; once it has begun, nothing."""
+        with self.database.writing() as connection:
+            task = _task(connection, task_id)
+            if task["state"] == "planned":
+                move(connection, schema.task, task_id, "running", WORKER)
+                settle(connection, task["run_id"], WORKER)
+
+    def touch(self, task_id: str) -> None:
+        """Writes down that something of the task may be in its target, before that is so."""
+        with self.database.writing() as connection:
+            connection.execute(sa.update(schema.task).where(schema.task.c.id == task_id).values(touched=True))
+
+    def partition(self, task_id: str, number: int) -> Record:
+        c = schema.partition.c
+        query = sa.select(c.number, c.slice, c.n_rows).where(c.task_id == task_id, c.number == number)
+        return self.database.rows(query)[0]
+
+    def save_plan(self, task_id: str, partitions: Iterable[Mapping[str, Any]], set_aside: Mapping[str, int]) -> None:
+        """The plan of a task that has none. It is never made twice: what is written follows the first one."""
+        rows = [{"task_id": task_id, **partition} for partition in partitions]
+        planned = {"n_planned": sum(row["n_rows"] for row in rows), "set_aside": dict(set_aside)}
+        with self.database.writing() as connection:
+            if _task(connection, task_id)["n_planned"] is None:
+                if rows:
+                    connection.execute(sa.insert(schema.partition), rows)
+                connection.execute(sa.update(schema.task).where(schema.task.c.id == task_id).values(planned))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A partition that is in the target: its rows read, and its numbers."""
+
+    number: int
+    n_read: int
+    counts: Record
+
+
+def planned(connection: sa.Connection, task_id: str, finished: Sequence[Finished], *, by_author: bool) -> None:
+    """Partitions are to be labelled, but for those that are in the target already."""
+    task = _task(connection, task_id)
+    connection.execute(sa.update(schema.task).where(schema.task.c.id == task_id).values(by_author=by_author))
+    numbers = connection.execute(sa.select(schema.partition.c.number).where(schema.partition.c.task_id == task_id))
+    left = sorted(set(numbers.scalars()) - {part.number for part in finished})
+    if left:
+        add_jobs(connection, task["run_id"], "partition", task_id=task_id, fence=task["fence"], numbers=left)
+    for part in finished:
+        add_jobs(connection, task["run_id"], "partition", task_id=task_id, numbers=[part.number])
+        job = schema.job.c
+        added = (job.task_id == task_id, job.kind == "partition", job.number == part.number)
+        values = {"state": "done", "n_read": part.n_read, "counts": part.counts}
+        connection.execute(sa.update(schema.job).where(*added).values(values))
+    if not left:
+        _report_next(connection, task)
+
+
+def partition_done(connection: sa.Connection, task_id: str) -> None:
+    """After the last partition the task is added up."""
+    job = schema.job.c
+    left = sa.select(job.id).where(job.task_id == task_id, job.kind == "partition", job.state.in_(OPEN_JOB)).limit(1)
+    task = _task(connection, task_id)
+    if task["state"] == "running" and connection.execute(left).first() is None:
+        _report_next(connection, task)
+
+
+def _report_next(connection: sa.Connection, task: Record) -> None:
+    stop_clock(connection, task["id"])
+    add_jobs(connection, task["run_id"], "report", task_id=task["id"])
+
+
+def reported(connection: sa.Connection, task_id: str, report: Record, *, production: bool, delay_s: float) -> None:
+    """The numbers of a task; one that goes well is followed by production, if that is wanted."""
+    task = _task(connection, task_id)
+    save_report(connection, task_id, report)
+    if task["state"] == "running":
+        move(connection, schema.task, task_id, "producing" if production else "done", WORKER)
+        if production:
+            add_jobs(connection, task["run_id"], "produce", task_id=task_id, delay_s=delay_s)
+        settle(connection, task["run_id"], WORKER)
+
+
+def produced(connection: sa.Connection, task_id: str, report: Record, after: str | None) -> None:
+    """Production is made; the task is done, or in the state it was in before production was asked for again."""
+    save_report(connection, task_id, report)
+    move(connection, schema.task, task_id, after or "done", WORKER, keep_error=after != "done")
+    settle(connection, _task(connection, task_id)["run_id"], WORKER)
+
+
+def aborted(connection: sa.Connection, run_id: str, reports: Mapping[str, Record]) -> None:
+    """Every task that was being stopped is; `reports` of those that have numbers."""
+    c = schema.task.c
+    stopping = connection.execute(sa.select(c.id).where(c.run_id == run_id, c.state == "aborting")).scalars().all()
+    for task_id in stopping:
+        if task_id in reports:
+            save_report(connection, task_id, reports[task_id])
+        move(connection, schema.task, task_id, "aborted", WORKER)
+    settle(connection, run_id, WORKER)
+
+
+def failed(connection: sa.Connection, task_id: str, reason: str, after: str | None = None) -> None:
+    """A task cannot go on. What is under way ends by itself, what is finished is kept and added up. When production
+    that was asked for again fails, the task is as before, `after`: its tables are."""
+    task = _task(connection, task_id)
+    if task["state"] not in ("planned", "running", "producing"):
+        return
+    job = schema.job
+    waiting = sa.update(job).where(job.c.task_id == task_id, job.c.state == "waiting")
+    connection.execute(waiting.values(state="cancelled"))
+    move(connection, schema.task, task_id, after or "failed", WORKER, reason)
+    if task["touched"] and task["report"] is None:
+        add_jobs(connection, task["run_id"], "report", task_id=task_id)
+    settle(connection, task["run_id"], WORKER)
+
+
+def save_report(connection: sa.Connection, task_id: str, report: Record) -> None:
+    connection.execute(sa.update(schema.task).where(schema.task.c.id == task_id).values(report=report))
+
+
+def note_peak(connection: sa.Connection, task_id: str, mb: float | None, how: str) -> None:
+    """Keeps the largest."""
+    task = _task(connection, task_id)
+    if mb is not None and mb > (task["peak_mb"] or 0.0):
+        connection.execute(sa.update(schema.task).where(schema.task.c.id == task_id).values(peak_mb=mb, peak_by=how))
+
+
+def undigested(connection: sa.Connection, task_id: str) -> int:
+    """The rows of a task that models could not digest, in its finished partitions."""
+    c = schema.job.c
+    query = sa.select(c.counts).where(c.task_id == task_id, c.kind == "partition", c.state == "done")
+    return sum(counts["undigested"] for counts in connection.execute(query).scalars())
+
+
+def _task(connection: sa.Connection, task_id: str) -> Record:
+    found = rows_of(connection, sa.select(schema.task).where(schema.task.c.id == task_id))
+    if not found:
+        raise NotFound(f"there is no task {task_id!r}")
+    return found[0]

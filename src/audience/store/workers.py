@@ -1,0 +1,55 @@
+"""The processes that take jobs, as long as they are thought alive."""
+
+import sqlalchemy as sa
+
+from audience.store import schema
+from audience.store.database import Database, Record, new_id, now
+
+
+class Workers:
+    """Workers count their beats; whether one is lost is judged by others, from beats that do not change."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def add(self, name: str, threads: int) -> str:
+        row = {"id": new_id(), "name": name[:100], "threads": threads, "beat": 0, "started_at": now()}
+        with self.database.writing() as connection:
+            connection.execute(sa.insert(schema.worker).values(row))
+        return str(row["id"])
+
+    def beat(self, worker: str, n_read: dict[int, int]) -> set[int] | None:
+        """Counts one beat and writes down how many rows each job has read; the jobs that are still this worker's.
+        None when others gave it up for lost meanwhile."""
+        job = schema.job
+        mine = (job.c.worker == worker, job.c.state == "taken")
+        counted = sa.update(schema.worker).where(schema.worker.c.id == worker).values(beat=schema.worker.c.beat + 1)
+        with self.database.writing() as connection:
+            if connection.execute(counted).rowcount == 0:
+                return None
+            for job_id, n in n_read.items():
+                connection.execute(sa.update(job).where(job.c.id == job_id, *mine).values(n_read=n))
+            return set(connection.execute(sa.select(job.c.id).where(*mine)).scalars())
+
+    def beats(self) -> dict[str, int]:
+        """worker -> its beat, of those that are thought alive."""
+        with self.database.reading() as connection:
+            found = connection.execute(sa.select(schema.worker.c.id, schema.worker.c.beat))
+            return dict(found.all())
+
+    def remove(self, worker: str, *, lost: bool) -> int:
+        """Ends a worker, by its own will or because it is lost, and gives its jobs to others; how many. Twice: the
+        same."""
+        job = schema.job
+        again = {"state": "waiting", "worker": None, "n_read": 0}
+        mine = sa.update(job).where(job.c.worker == worker, job.c.state == "taken")
+        with self.database.writing() as connection:
+            connection.execute(sa.delete(schema.worker).where(schema.worker.c.id == worker))
+            return connection.execute(mine.values(**again, losses=job.c.losses + int(lost))).rowcount
+
+    def all(self) -> list[Record]:
+        """With the number of jobs that each works on."""
+        job, worker = schema.job, schema.worker
+        taken = sa.select(sa.func.count()).where(job.c.worker == worker.c.id, job.c.state == "taken").scalar_subquery()
+        columns = (worker.c.id, worker.c.name, worker.c.threads, worker.c.started_at, taken.label("jobs"))
+        return self.database.rows(sa.select(*columns).order_by(worker.c.started_at))
