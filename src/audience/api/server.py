@@ -1,0 +1,77 @@
+"""The HTTP API: routes, errors, middleware and documentation put together. A thin edge over `App`."""
+
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from audience.api import errors, events, mappings, models, operations, runs, sources
+from audience.api.limits import Limited
+from audience.api.metrics import Measured, Metrics
+from audience.app import App
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
+
+DESCRIPTION = """
+Labels for rows in a database. A **run** reads sources, labels their rows with models, and writes result and production
+tables to a target; workers carry it out.
+
+Creates take an `Idempotency-Key`: the same request with the same key is done once. Errors are problem details
+(RFC 9457): `detail` says what was wrong and what would be right.
+"""
+
+
+def create_api(app: App, host: str = LOOPBACK[0]) -> FastAPI:
+    """The application. When it listens on this machine only, it answers to this machine's names only, so that no web
+    page can reach it through a name of its own."""
+    api = FastAPI(
+        title="Audience",
+        version=version("audience"),
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        lifespan=_lifespan,
+        responses=errors.answers(422, 503),
+    )
+    api.state.app = app
+    api.state.metrics = Metrics(app)
+    for module in (sources, models, runs, events, operations):
+        api.include_router(module.router)
+    for router in (mappings.groups, mappings.conflict_groups):
+        api.include_router(router)
+    operations.install_docs(api)
+    errors.install(api)
+    allowed = app.settings.allowed_hosts or (LOOPBACK if host in LOOPBACK else ("*",))
+    api.add_middleware(Limited)
+    api.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed))
+    api.add_middleware(Measured, metrics=api.state.metrics)
+    _describe_problems(api)
+    return api
+
+
+@asynccontextmanager
+async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
+    gc.freeze()  # what was imported stays: collections need not look at it
+    yield
+
+
+def _describe_problems(api: FastAPI) -> None:
+    """Adds the layout of problem details to the description of the API."""
+    describe = api.openapi
+
+    def openapi() -> dict[str, object]:
+        described = describe()
+        layouts = described["components"]["schemas"]
+        if "ProblemDetails" not in layouts:
+            layout = errors.ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
+            layouts.update(layout.pop("$defs"))
+            layouts["ProblemDetails"] = layout
+            for unused in ("HTTPValidationError", "ValidationError"):
+                layouts.pop(unused, None)
+        return described
+
+    api.openapi = openapi  # type: ignore[method-assign]
