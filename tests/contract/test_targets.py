@@ -239,6 +239,21 @@ def test_bar_refuses_older_writers_and_a_newer_fence_stays(target: Target, url: 
     assert ([m.partition for m in target.marks(TASK)], leftovers(url)) == ([1, 2, 3], [])
 
 
+def test_production_with_an_old_fence_is_refused_and_the_rows_stay(target: Target) -> None:
+    filled(target, [row(0)]).produce(TASK, "forum", 1, BY_AUTHOR)
+    target.bar(TASK, 2)
+    with pytest.raises(Conflict, match="taken over"):
+        target.produce(TASK, "forum", 1, BY_AUTHOR)
+    assert [r["id"] for r in production(target)] == ["p0"]
+
+
+def test_production_of_a_deleted_task_is_refused_and_leaves_nothing(target: Target, url: str) -> None:
+    filled(target, [row(0)]).delete(TASK)
+    with pytest.raises(Conflict):
+        target.produce(TASK, "forum", 1, BY_AUTHOR)
+    assert (production(target), leftovers(url)) == ([], [])
+
+
 def test_write_of_what_is_there_already_is_refused_when_the_fence_is_old(target: Target) -> None:
     filled(target, [row(0)])
     target.bar(TASK, 2)
@@ -439,8 +454,8 @@ def test_tasks_do_not_mix(target: Target) -> None:
     other = "another_task"
     target.prepare(other, 1, ["forum"])
     target.write(other, 0, 1, [batch([row(1, task_id=other)])], Counted())
-    target.produce(TASK, "forum", BY_AUTHOR)
-    target.produce(other, "forum", BY_AUTHOR)
+    target.produce(TASK, "forum", 1, BY_AUTHOR)
+    target.produce(other, "forum", 1, BY_AUTHOR)
     target.delete(other)
     assert [r["id"] for r in results(target)] == [r["id"] for r in production(target)] == ["p0"]
     assert (list(target.results(other)), list(target.production(other, "forum")), list(target.marks(other))) == (
@@ -482,7 +497,7 @@ def test_production_settles_conflicts(target: Target, case: str) -> None:
     given_rows, expected = GOLDEN[case]
     rows = [row(n, source_author=a, panel=p, create_time=DAY + dt.timedelta(days=t)) for n, (a, p, t) in
             enumerate(given_rows)]  # fmt: skip
-    counted = filled(target, rows).produce(TASK, "forum", THREE_WAY)
+    counted = filled(target, rows).produce(TASK, "forum", 1, THREE_WAY)
     found = [(r["source_author"], r["panel"], (r["create_time"] - DAY).days) for r in production(target)]
     assert found == expected
     assert counted == (len(expected), len({author for author, _, _ in expected}))
@@ -490,7 +505,7 @@ def test_production_settles_conflicts(target: Target, case: str) -> None:
 
 def test_production_counts_distinct_rows_and_keeps_all_columns(target: Target) -> None:
     rows = [row(0, id="p"), row(1, id="p", evidence="newest"), row(2, source_author=None)]
-    filled(target, rows).produce(TASK, "forum", BY_AUTHOR)
+    filled(target, rows).produce(TASK, "forum", 1, BY_AUTHOR)
     expected = {name: rows[1][name] for name in PRODUCTION_COLUMNS if name != "posts"}
     assert production(target) == [{**expected, "posts": 1, "group": "forum"}]
     names = [*PRODUCTION_COLUMNS, "group"]
@@ -501,34 +516,34 @@ def test_production_without_authors_is_by_row(target: Target) -> None:
     rows = [row(n, id=i, panel=p, source_author=None) for n, (i, p) in
             enumerate([("p", "/male"), ("p", "/female"), ("q", "/male"), ("q", "A")])]  # fmt: skip
     settlement = Settlement(BY_AUTHOR.conflicts, by_author=False)
-    assert filled(target, rows).produce(TASK, "forum", settlement) == (2, 1)
+    assert filled(target, rows).produce(TASK, "forum", 1, settlement) == (2, 1)
     assert [(r["id"], r["panel"], r["posts"]) for r in production(target)] == [("q", "/male", 1), ("q", "A", 1)]
 
 
 def test_production_made_twice_is_the_same(target: Target) -> None:
     filled(target, [row(n, source_author=f"a{n % 3}", panel=f"{n % 2}") for n in range(20)])
-    first = target.produce(TASK, "forum", BY_AUTHOR)
+    first = target.produce(TASK, "forum", 1, BY_AUTHOR)
     once = production(target)
-    assert (target.produce(TASK, "forum", BY_AUTHOR), production(target)) == (first, once)
+    assert (target.produce(TASK, "forum", 1, BY_AUTHOR), production(target)) == (first, once)
     assert len(once) == first[0] == 6
 
 
 def test_production_of_two_groups_is_apart(target: Target) -> None:
     filled(target, [row(0, group="forum"), row(1, group="blog", panel="/female")], "forum", "blog")
-    assert target.produce(TASK, "forum", BY_AUTHOR) == target.produce(TASK, "blog", BY_AUTHOR) == (1, 1)
+    assert target.produce(TASK, "forum", 1, BY_AUTHOR) == target.produce(TASK, "blog", 1, BY_AUTHOR) == (1, 1)
     assert [[r["panel"] for r in production(target, g)] for g in ("forum", "blog")] == [["/male"], ["/female"]]
 
 
 def test_production_of_nothing_is_nothing(target: Target) -> None:
     filled(target, [row(0)], "forum", "blog")
-    assert target.produce(TASK, "blog", BY_AUTHOR) == (0, 0)
+    assert target.produce(TASK, "blog", 1, BY_AUTHOR) == (0, 0)
     assert production(target, "blog") == []
 
 
 def test_production_comes_by_time_with_unknown_times_first(target: Target) -> None:
     times = [None, DAY.replace(microsecond=5), DAY, DAY.replace(microsecond=500_000), DAY + dt.timedelta(seconds=1)]
     rows = [row(n, source_author=f"a{n}", create_time=time) for n, time in enumerate(reversed(times))]
-    filled(target, rows).produce(TASK, "forum", BY_AUTHOR)
+    filled(target, rows).produce(TASK, "forum", 1, BY_AUTHOR)
     assert [r["create_time"] for r in production(target)] == [None, *sorted(t for t in times if t)]
 
 
@@ -560,7 +575,7 @@ def test_every_kind_settles_random_rows_alike(
         write(target, made[cut:], 1)
         write(target, made[:cut], 0)
         for group in ("forum", "blog"):
-            counted = target.produce(TASK, group, settlement)
+            counted = target.produce(TASK, group, 1, settlement)
             answers.append((group, counted, results(target, group), production(target, group)))
     assert answers[:2] == answers[2:]
 
@@ -568,7 +583,7 @@ def test_every_kind_settles_random_rows_alike(
 def test_deleted_task_leaves_nothing_and_bars_late_writers(target: Target, url: str) -> None:
     target.prepare(TASK, 1, ["forum"])
     write(target, [row(0)])
-    target.produce(TASK, "forum", BY_AUTHOR)
+    target.produce(TASK, "forum", 1, BY_AUTHOR)
     target.delete(TASK)
     with pytest.raises(Conflict, match="deleted"):
         write(target, [row(0)], 1)

@@ -263,7 +263,7 @@ def test_production_that_fails_leaves_the_run_as_it_was(app, table, gender, targ
     app.work_on(app.produce(run["id"], LOCAL))
     found = app.run(run["id"])
     assert found["state"] == "done"
-    assert "production_all" in found["error"]
+    assert "are gone" in found["error"]
 
 
 def test_production_of_a_run_that_is_not_done_is_refused(app, table, gender, target):

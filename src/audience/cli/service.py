@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -28,9 +29,12 @@ def up(
     """Start the API and workers, and keep them running. Brings our own records to this version's layout first."""
     from audience.app import migrate_store
     from audience.jobs.supervisor import Child, Supervisor
+    from audience.jobs.worker import give_up_process
 
     settings = o.read_settings()
     migrate_store(settings)
+    store = o.open_app().store
+    log_to_stderr()
     host, port = host or settings.host, port or settings.port
     ending = ["--threads", str(threads or settings.threads)]
     children = [Child("api", ["api", "--host", host, "--port", str(port)])]
@@ -38,7 +42,7 @@ def up(
         Child(f"worker {n + 1}", ["worker", *ending], polite=True)
         for n in range(settings.workers if workers is None else workers)
     ]
-    supervisor = Supervisor(children, stop_s=settings.stop_s)
+    supervisor = Supervisor(children, settings.stop_s, ended=partial(give_up_process, store))
     end_on_signals(supervisor.stop)
     console.print(f"http://{host}:{port}/docs   {len(children) - 1} workers   Ctrl-C stops", soft_wrap=True)
     supervisor.run()

@@ -162,7 +162,7 @@ class Steps:
         task = self.store.tasks.get(job["task_id"])
         spec = RunSpec.model_validate(task["run"]["spec"])
         with self.memory.watching(task["id"]) as peak:
-            report = produce(self.open_target(spec.target), task["id"], spec.panels, task["report"])
+            report = produce(self.open_target(spec.target), task["id"], job["fence"], spec.panels, task["report"])
         with self._finishing(job, peak) as connection:
             tasks.produced(connection, task["id"], report, job["after"])
 

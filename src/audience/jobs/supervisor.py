@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 log = logging.getLogger(__name__)
@@ -40,22 +40,24 @@ class Child:
                 os.setpriority(os.PRIO_PROCESS, self.process.pid, 5)
         log.info("action=child_started name=%s pid=%s", self.name, self.process.pid)
 
-    def look(self, now: float) -> None:
-        """Starts it again when it has ended; sooner if it had lived long."""
+    def look(self, now: float) -> int | None:
+        """Starts it again when it has ended, sooner if it had lived long; the pid of one found ended."""
         if self.process is None:
             if now >= self.due_at:
                 self.start()
-            return
+            return None
         status = self.process.poll()
         if status is None:
-            return
+            return None
         lived = now - self.started_at
         self.pause_s = (
             FIRST_PAUSE_S if lived > SETTLED_S else min(max(2 * self.pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
         )
         self.due_at = now + self.pause_s
         log.warning("action=child_ended name=%s status=%s again_in_s=%s", self.name, status, self.pause_s)
+        pid = self.process.pid
         self.close()
+        return pid
 
     def close(self) -> None:
         if self.process is not None and self.process.stdin is not None:
@@ -65,11 +67,13 @@ class Child:
 
 
 class Supervisor:
-    """Starts children, starts them again when they end, and ends them together."""
+    """Starts children, starts them again when they end, and ends them together. `ended` is told the pid of one that
+    ended by itself."""
 
-    def __init__(self, children: Sequence[Child], stop_s: float) -> None:
+    def __init__(self, children: Sequence[Child], stop_s: float, ended: Callable[[int], None]) -> None:
         self.children = children
         self.stop_s = stop_s
+        self._ended = ended
         self._stop = threading.Event()
 
     def stop(self) -> None:
@@ -80,7 +84,8 @@ class Supervisor:
         try:
             while not self._stop.wait(LOOK_S):
                 for child in self.children:
-                    child.look(time.monotonic())
+                    if (pid := child.look(time.monotonic())) is not None:
+                        self._ended(pid)
         finally:
             self._end_all()
 

@@ -77,6 +77,21 @@ class Delays:
         return [job for (job, attempts), seen in self.seen.items() if now_s - seen >= delayed[(job, attempts)]]
 
 
+def process_name(pid: int) -> str:
+    """What the worker in this process of this machine is called."""
+    return f"{platform.node()}:{pid}"
+
+
+def give_up_process(store: Store, pid: int) -> None:
+    """The worker of a process that is known to have ended is given up at once: nobody needs to wait for its lease."""
+    try:
+        for worker in store.workers.named(process_name(pid)):
+            n_jobs = store.workers.remove(worker, lost=True)
+            log.warning("action=worker_lost worker=%s jobs=%s", worker, n_jobs)
+    except AudienceError as error:  # then its lease decides
+        log.warning("action=worker_not_given_up pid=%s reason=%s", pid, error)
+
+
 class Worker:
     """Takes jobs until it is stopped; those of one run only, if one is given."""
 
@@ -88,7 +103,7 @@ class Worker:
         self.threads = threads
         self.patience = patience
         self.run_id = run_id
-        self.name = f"{platform.node()}:{os.getpid()}"
+        self.name = process_name(os.getpid())
         self._beat_s = patience.lease_s / BEATS_A_LEASE
         self._id = ""
         self._active: dict[int, Watch] = {}

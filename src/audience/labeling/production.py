@@ -7,14 +7,14 @@ from audience.labeling.statistics import rate_of_label
 from audience.tables.base import Settlement, Target
 
 
-def produce(target: Target, task: str, panels: Panels, report: dict[str, Any]) -> dict[str, Any]:
+def produce(target: Target, task: str, fence: int, panels: Panels, report: dict[str, Any]) -> dict[str, Any]:
     """Makes the task's production rows of every group; the report with `production`, `labelled` and `rate_of_label`.
 
     Labels describe authors where the source has authors, else rows; the rate is of the same."""
     settlement = Settlement(panels.conflict_of, report["by_author"])
     groups = {}
     for name, numbers in report["groups"].items():
-        n_rows, labelled = target.produce(task, name, settlement)
+        n_rows, labelled = target.produce(task, name, fence, settlement)
         everyone = numbers["authors"] if settlement.by_author else numbers["received"]
         rate = rate_of_label(labelled, everyone)
         groups[name] = {**numbers, "production": n_rows, "labelled": labelled, "rate_of_label": rate}

@@ -140,7 +140,7 @@ class Runs:
             move(connection, schema.run, run_id, "producing", actor, keep_error=True)
             for task in tasks:
                 move(connection, schema.task, task["id"], "producing", actor, keep_error=True)
-                add_jobs(connection, run_id, "produce", task_id=task["id"], after=task["state"])
+                add_jobs(connection, run_id, "produce", task_id=task["id"], fence=task["fence"], after=task["state"])
 
     def delete(self, run_id: str, actor: str) -> None:
         """Bars every writer and begins to remove what there is. Twice: the same."""

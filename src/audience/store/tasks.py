@@ -108,7 +108,7 @@ def reported(connection: sa.Connection, task_id: str, report: Record, *, product
     if task["state"] == "running":
         move(connection, schema.task, task_id, "producing" if production else "done", WORKER)
         if production:
-            add_jobs(connection, task["run_id"], "produce", task_id=task_id, delay_s=delay_s)
+            add_jobs(connection, task["run_id"], "produce", task_id=task_id, fence=task["fence"], delay_s=delay_s)
         settle(connection, task["run_id"], WORKER)
 
 

@@ -47,6 +47,12 @@ class Workers:
             connection.execute(sa.delete(schema.worker).where(schema.worker.c.id == worker))
             return connection.execute(mine.values(**again, losses=job.c.losses + int(lost))).rowcount
 
+    def named(self, name: str) -> list[str]:
+        """The ids of the workers of this name."""
+        query = sa.select(schema.worker.c.id).where(schema.worker.c.name == name)
+        with self.database.reading() as connection:
+            return list(connection.execute(query).scalars())
+
     def all(self) -> list[Record]:
         """With the number of jobs that each works on."""
         job, worker = schema.job, schema.worker

@@ -235,8 +235,9 @@ class Target(Protocol):
     def fetch(self, task: str, keys: Sequence[tuple[str, int, int]]) -> list[dict[str, Any]]:
         """The result rows with these (group, partition, n), in that order."""
 
-    def produce(self, task: str, group: str, settlement: Settlement) -> tuple[int, int]:
-        """Replaces the task's production rows of one group at once; (rows, distinct subjects). Twice: the same."""
+    def produce(self, task: str, group: str, fence: int, settlement: Settlement) -> tuple[int, int]:
+        """Replaces the task's production rows of one group at once; (rows, distinct subjects). Twice: the same.
+        Raises Conflict unless the fence is the present one, and when the task was deleted."""
 
     def production(self, task: str, group: str) -> Iterator[pa.RecordBatch]:
         """The task's production rows of one group, by time."""

@@ -90,7 +90,7 @@ class FolderTarget:
             with mapped_errors(final):
                 file = pa.OSFile(str(temporary), "wb")
             with file:
-                self._check_fence(task, partition, fence)  # not before the file is there: see folder_fence
+                self._check_fence(task, fence)  # not before the file is there: see folder_fence
                 if final.exists():
                     return False
                 _Part({"task": task, "partition": partition, "fence": fence}).write(file, final, rows, statistics)
@@ -125,14 +125,15 @@ class FolderTarget:
                 found |= {(row["group"], partition, row["n"]): row for row in rows}
         return [dict(found[key]) for key in map(tuple, keys) if key in found]
 
-    def produce(self, task: str, group: str, settlement: Settlement) -> tuple[int, int]:
+    def produce(self, task: str, group: str, fence: int, settlement: Settlement) -> tuple[int, int]:
         final = self._production_file(task, group)
-        if not final.parent.is_dir():
-            return 0, 0
         if final.exists():
             _check_is_ours(final)
-        settled_rows = settled(self._parts(task), group, settlement)
-        with _temporary(final) as temporary, mapped_errors(final):
+        unfinished = writing_folder(self._folder("results", task), fence) / final.name
+        with _temporary(unfinished) as temporary, mapped_errors(final):
+            temporary.touch()
+            self._check_fence(task, fence)  # not before the file is there: see folder_fence
+            settled_rows = settled(self._parts(task), group, settlement)
             settled_rows.frame.sink_parquet(temporary, compression="zstd", metadata=PRODUCTION_MARK)
             _to_disk(temporary)
             temporary.replace(final)
@@ -202,11 +203,12 @@ class FolderTarget:
             self._remove(task)
             raise Conflict(f"task {task} was deleted here: run it under a new id")
 
-    def _check_fence(self, task: str, partition: int, fence: int) -> None:
+    def _check_fence(self, task: str, fence: int) -> None:
         with mapped_errors(self.path):
-            present = present_fence(self._folder("results", task))
+            folder = self._folder("results", task)
+            present = present_fence(folder) if folder.is_dir() else None
         if present != fence or self._state(task) != "open":
-            raise Conflict(f"task {task} was taken over or deleted; partition {partition} is not written")
+            raise Conflict(f"task {task} was taken over or deleted; nothing is written")
 
 
 @dataclass

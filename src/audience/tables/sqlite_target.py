@@ -102,9 +102,7 @@ class SqliteTarget:
         batches = iter(rows)
         buffered = _gather(batches)
         with self._transaction() as db:
-            present = db.execute("SELECT fence, state FROM audience_task WHERE task = ?", (task,)).fetchone()
-            if present != (fence, "open"):
-                raise Conflict(f"task {task} was taken over or deleted; partition {partition} is not written")
+            _check_fence(db, task, fence)
             mark = "INSERT INTO audience_partition VALUES (?, ?, ?, 0, '', x'') ON CONFLICT DO NOTHING"
             if db.execute(mark, (task, partition, fence)).rowcount == 0:
                 return False
@@ -155,11 +153,14 @@ class SqliteTarget:
         with self._session() as db:
             return _groups(db)
 
-    def produce(self, task: str, group: str, settlement: Settlement) -> tuple[int, int]:
+    def produce(self, task: str, group: str, fence: int, settlement: Settlement) -> tuple[int, int]:
         subject = "source_author" if settlement.by_author else "id"
         table = quoted(f"production_{group}")
         names = {"production": table, "results": quoted(f"results_{group}"), "subject": subject}
+        if not self._is_prepared():
+            raise Conflict(f"the results are gone: there is no task {task} in {self.path}")
         with self._transaction() as db:
+            _check_fence(db, task, fence)
             db.execute(f"DELETE FROM {table} WHERE task_id = ?", (task,))
             db.execute("CREATE TEMP TABLE conflict (panel TEXT PRIMARY KEY, name TEXT) WITHOUT ROWID")
             db.executemany("INSERT INTO temp.conflict VALUES (?, ?)", settlement.conflicts.items())
@@ -232,6 +233,12 @@ def _use_wal(db: sqlite3.Connection) -> None:
             time.sleep(WAL_RETRY_S)
         else:
             return
+
+
+def _check_fence(db: sqlite3.Connection, task: str, fence: int) -> None:
+    present = db.execute("SELECT fence, state FROM audience_task WHERE task = ?", (task,)).fetchone()
+    if present != (fence, "open"):
+        raise Conflict(f"task {task} was taken over or deleted; nothing is written")
 
 
 def _create(db: sqlite3.Connection, table: str, columns: Sequence[str], key: str) -> None:
