@@ -93,7 +93,13 @@ class App:
 
     def _sealed(self, spec: SourceSpec) -> SourceSpec:
         url, secret = self.secrets.separated(spec.url)
+        self._refuse_own_records(url)
         return spec.model_copy(update={"url": _absolute(url), "secret": secret or spec.secret})
+
+    def _refuse_own_records(self, reference: str) -> None:
+        own = self.store.database.engine.url.database
+        if own is not None and Path(_absolute(reference)).resolve() == Path(own).resolve():
+            raise BadInput(f"{reference} holds our own records; data and results live in files of their own")
 
     # models
 
@@ -159,6 +165,7 @@ class App:
             self._check_fields(task, fields)
         names = tuple(f"{m['name']}@{m['version']}" for m in saved)
         spec = spec.model_copy(update={"target": _absolute(spec.target), "models": names})
+        self._refuse_own_records(spec.target)
         self.open_target(spec.target)
         asked = [task.model_dump(mode="json") for task in tasks]
         return self.store.runs.add(spec.model_dump(mode="json"), asked, actor, priority, once)

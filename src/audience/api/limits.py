@@ -1,5 +1,6 @@
 """How large a request may be."""
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from audience.api.errors import problem
@@ -11,9 +12,10 @@ MAX_BODY_BYTES = 64 * 2**20
 class Limited:
     """Middleware: refuses a body that is too large, said beforehand or found while it comes."""
 
-    def __init__(self, application: ASGIApp, max_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(self, application: ASGIApp, max_bytes: int) -> None:
         self.application = application
         self.max_bytes = max_bytes
+        self._refusal = f"the body of a request may have up to {max_bytes:,} bytes"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -21,8 +23,7 @@ class Limited:
             return
         said = dict(scope["headers"]).get(b"content-length", b"0")
         if not said.isdigit() or int(said) > self.max_bytes:
-            refusal = problem(413, f"the body of a request may have up to {self.max_bytes >> 20} MB")
-            await refusal(scope, receive, send)
+            await problem(413, self._refusal)(scope, receive, send)
             return
         received = 0
 
@@ -30,6 +31,8 @@ class Limited:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            return message if received <= self.max_bytes else {"type": "http.disconnect"}
+            if received > self.max_bytes:
+                raise HTTPException(413, self._refusal)
+            return message
 
         await self.application(scope, counted, send)

@@ -8,8 +8,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from audience.api import errors, events, mappings, models, operations, runs, sources
-from audience.api.limits import Limited
+from audience.api import errors, events, limits, mappings, models, operations, runs, sources
 from audience.api.metrics import Measured, Metrics
 from audience.app import App
 
@@ -35,7 +34,7 @@ def create_api(app: App, host: str = LOOPBACK[0]) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         lifespan=_lifespan,
-        responses=errors.answers(422, 503),
+        responses=errors.answers(400, 413, 422, 503),
     )
     api.state.app = app
     api.state.metrics = Metrics(app)
@@ -46,7 +45,7 @@ def create_api(app: App, host: str = LOOPBACK[0]) -> FastAPI:
     operations.install_docs(api)
     errors.install(api)
     allowed = app.settings.allowed_hosts or (LOOPBACK if host in LOOPBACK else ("*",))
-    api.add_middleware(Limited)
+    api.add_middleware(limits.Limited, max_bytes=limits.MAX_BODY_BYTES)
     api.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed))
     api.add_middleware(Measured, metrics=api.state.metrics)
     _describe_problems(api)

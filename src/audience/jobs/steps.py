@@ -199,7 +199,7 @@ class Steps:
         except AudienceError as error:
             raise Transient(str(error)) from error
         with self.store.jobs.finishing(job) as connection:
-            runs.remove_run(connection, run["id"])
+            runs.remove_run(connection, run["id"], tasks.WORKER)
         log.info("action=run_deleted run_id=%s", run["id"])
 
     def _empty(self, task: Record, url: str) -> None:

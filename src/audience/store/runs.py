@@ -156,8 +156,8 @@ class Runs:
 
     def forget(self, run_id: str, actor: str) -> None:
         """Removes the records of a run in state `deleting`; its results are gone, or given up."""
-        with self.database.changing(actor, "run.delete", run_id) as connection:
-            remove_run(connection, run_id)
+        with self.database.writing() as connection:
+            remove_run(connection, run_id, actor)
 
     @staticmethod
     def _tasks(connection: sa.Connection, run_id: str, states: Iterable[str]) -> list[Record]:
@@ -243,7 +243,7 @@ def settle(connection: sa.Connection, run_id: str, actor: str) -> None:
     move(connection, schema.run, run_id, state, actor, "\n".join(reasons) or None)
 
 
-def remove_run(connection: sa.Connection, run_id: str) -> None:
+def remove_run(connection: sa.Connection, run_id: str, actor: str) -> None:
     """Removes a run in state `deleting` with all that belongs to it."""
     if _state(connection, schema.run, run_id) != "deleting":
         raise Conflict(f"the run {run_id} is not being deleted", _state(connection, schema.run, run_id))
@@ -252,6 +252,7 @@ def remove_run(connection: sa.Connection, run_id: str) -> None:
     connection.execute(sa.delete(schema.partition).where(schema.partition.c.task_id.in_(tasks)))
     connection.execute(sa.delete(schema.task).where(schema.task.c.run_id == run_id))
     connection.execute(sa.delete(schema.run).where(schema.run.c.id == run_id))
+    note(connection, actor, "run.delete", run_id)
 
 
 def _raise_fence(connection: sa.Connection, task_id: str) -> None:
