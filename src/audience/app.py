@@ -186,15 +186,15 @@ class App:
         steps = Steps(self.store, self.load_model, self.open_source, self.open_target)
         return Worker(self.store, steps, threads=threads or s.threads, patience=patience, run_id=run_id)
 
-    def work_on(self, run_id: str, progress: Callable[[Record], None] | None = None) -> None:
+    def work_on(self, run_id: str, progress: Callable[[Record], bool | None] | None = None) -> None:
         """Carries out a run in this process until it has ended, beside whatever workers there are. `progress` is told
-        how the run stands now and then."""
+        how the run stands now and then; when it returns true, the rest is left to others."""
         worker = self.worker(run_id=run_id)
         worker.start()
         try:
             while (run := self._unfinished(run_id)) is not None:
-                if progress:
-                    progress(run)
+                if progress and progress(run):
+                    return
                 time.sleep(WATCH_S)
         finally:
             worker.stop()
@@ -206,19 +206,6 @@ class App:
         except NotFound:
             return None
         return None if run["state"] in FINAL and not self.store.jobs.is_open(run_id) else run
-
-    def work_on_deletion(self, run_id: str) -> str | None:
-        """Removes a run in this process; what it waits for, if its target is away."""
-        worker = self.worker(run_id=run_id)
-        worker.start()
-        try:
-            while (run := self._unfinished(run_id)) is not None:
-                if run["waiting_for"]:
-                    return str(run["waiting_for"])
-                time.sleep(WATCH_S)
-            return None
-        finally:
-            worker.stop()
 
     def abort_run(self, reference: str, actor: str) -> str:
         """Stops a run; what is finished is kept. Workers bring it to an end; its id."""

@@ -186,9 +186,16 @@ def delete(
     """Delete a run with its results and production rows."""
     app = o.open_app()
     run_id = app.delete_run(run, LOCAL, forget=forget)
-    waiting_for = None if detach or forget else app.work_on_deletion(run_id)
+    waiting_for: list[str] = []
+
+    def stuck(found: dict[str, Any]) -> bool:
+        waiting_for.extend(filter(None, [found["waiting_for"]]))
+        return bool(waiting_for)
+
+    if not detach and not forget:
+        app.work_on(run_id, stuck)
     if waiting_for:
-        console.print(f"run {run_id[:12]} is being deleted; its rows wait: {waiting_for}", soft_wrap=True)
+        console.print(f"run {run_id[:12]} is being deleted; its rows wait: {waiting_for[0]}", soft_wrap=True)
         console.print("workers of `audience up` go on trying; so does this command, when it is given again")
     else:
         console.print(f"deleted run {run_id[:12]} and all its rows" if not detach else f"deleting run {run_id[:12]}")

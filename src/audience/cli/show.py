@@ -96,7 +96,7 @@ def run_report(run: dict[str, Any], where: dict[str, tuple[str, str | None]]) ->
 def _task_report(task: dict[str, Any]) -> None:
     report = task["report"]
     if not report:
-        console.print(f"{escape(task['spec']['name'])}: {task['state']}")
+        _task_progress(task)
         return
     seconds = report["seconds"]
     peak = f"{report['peak_memory_mb']:,.0f} MB" if report["peak_memory_mb"] else "-"
@@ -119,11 +119,22 @@ def _task_report(task: dict[str, Any]) -> None:
         for name, numbers in report["groups"].items()
     ]
     table("", columns, rows)
-    for line in _left_out(report):
+    if task["state"] != "done":
+        console.print(f"[yellow]{task['state']} after {report['read']:,} of {report['planned']:,} rows[/]")
+    for line in _left_out(report, ended=task["state"] == "done"):
         console.print(f"[yellow]{escape(line)}[/]")
 
 
-def _left_out(report: dict[str, Any]) -> Iterable[str]:
+def _task_progress(task: dict[str, Any]) -> None:
+    """A task that has no report yet."""
+    progress = task["progress"]
+    planned = f"of {task['n_planned']:,}" if task["n_planned"] is not None else "(not planned yet)"
+    console.print(f"[bold]{escape(task['spec']['name'])}[/]  {task['state']}  {progress['read']:,} {planned} rows")
+    if progress["waiting_for"]:
+        console.print(f"[yellow]waits, and tries again: {escape(progress['waiting_for'])}[/]", soft_wrap=True)
+
+
+def _left_out(report: dict[str, Any], *, ended: bool) -> Iterable[str]:
     """Rows that gave no chance for a label, and why."""
     if report["planned"] == 0:
         yield "the source has no rows in this range"
@@ -135,7 +146,7 @@ def _left_out(report: dict[str, Any]) -> Iterable[str]:
         yield f"{n:,} rows set aside: {reason}"
     for row_id, reason in report["bad_rows"][:3]:
         yield f"  e.g. row {row_id}: {reason}"
-    if report["missing"]:
+    if report["missing"] and ended:
         yield f"planned {report['planned']:,} rows, read {report['read']:,}: the source changed in between"
     if report["outside"]:
         yield f"{report['outside']:,} rows read were outside the range of time"

@@ -168,7 +168,7 @@ class Worker:
         self._active[job["id"]] = watch
         try:
             self._attempt(job, watch)
-        except Stopped:
+        except (Stopped, KeyboardInterrupt):  # polars raises the latter in whatever thread is in it on Ctrl-C
             self._end(job, self.store.jobs.give_back, job["worker"], [job["id"]])
         except Transient as error:
             self._try_later(job, str(error))

@@ -143,9 +143,11 @@ class Runs:
                 add_jobs(connection, run_id, "produce", task_id=task["id"], fence=task["fence"], after=task["state"])
 
     def delete(self, run_id: str, actor: str) -> None:
-        """Bars every writer and begins to remove what there is. Twice: the same."""
+        """Bars every writer and begins to remove what there is; asked for again, what waits is tried at once."""
         with self.database.writing() as connection:
             if _state(connection, schema.run, run_id) == "deleting":
+                waiting = (schema.job.c.run_id == run_id, schema.job.c.state == "waiting")
+                connection.execute(sa.update(schema.job).where(*waiting).values(delay_s=0, error=None))
                 return
             move(connection, schema.run, run_id, "deleting", actor)
             for task in self._tasks(connection, run_id, GOING_ON | FINAL):
