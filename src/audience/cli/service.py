@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import typer
 
 from audience.cli import options as o
 from audience.cli.show import console
+from audience.errors import BadInput
 
 Host = Annotated[str | None, typer.Option(help="address to listen on; by default only this machine can ask")]
 Port = Annotated[int | None, typer.Option(min=1, max=65_535, help="port to listen on")]
@@ -32,10 +34,11 @@ def up(
     from audience.jobs.worker import give_up_process
 
     settings = o.read_settings()
+    host, port = host or settings.host, port or settings.port
+    check_port(host, port)
     migrate_store(settings)
     store = o.open_app().store
     log_to_stderr()
-    host, port = host or settings.host, port or settings.port
     ending = ["--threads", str(threads or settings.threads)]
     children = [Child("api", ["api", "--host", host, "--port", str(port)])]
     children += [
@@ -56,6 +59,7 @@ def api(host: Host = None, port: Port = None, tied: Tied = False) -> None:
 
     settings = o.read_settings()
     host, port = host or settings.host, port or settings.port
+    check_port(host, port)
     application = create_api(o.open_app(), host)
     log_to_stderr()
     config = uvicorn.Config(
@@ -81,6 +85,19 @@ def worker(threads: Threads = None, tied: Tied = False) -> None:
     working.start()
     stop.wait()
     working.stop()
+
+
+def check_port(host: str, port: int) -> None:
+    """Says at once what would keep the API from listening."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        reason = error.strerror or error
+        message = f"the API cannot listen on {host}, port {port} ({reason}): choose others with --host and --port"
+        raise BadInput(message) from None
 
 
 def log_to_stderr() -> None:
