@@ -434,3 +434,20 @@ def test_a_run_that_has_ended_is_not_carried_out_again(app, table, gender, targe
     assert app.run(run["id"]) == run
     with pytest.raises(Conflict, match="is done"):
         app.resume_run(run["id"], LOCAL)
+
+
+@pytest.mark.parametrize(("limit", "state"), [(2, "done"), (1, "failed")])
+def test_rows_that_a_model_cannot_digest_are_set_aside_up_to_a_limit_and_listed(
+    app, table, rules, target, limit, state
+):
+    catastrophe = "(a*)" * 6 + r"\1\2\3b"
+    slow = app.add_model("slow", rules(f"label,content,rule_type\nx,{catastrophe},regex\n", "slow.csv"), LOCAL)[0]
+    texts = ["a" * 60 + "cb"] * 2 + ["b"] * 2
+    source = table([post(i, content=text) for i, text in enumerate(texts)])
+    run = label(app, source, target, slow, bad_rows_limit=limit)
+    assert run["state"] == state
+    assert [(row["task"], row["id"]) for row in app.set_aside(run["id"])] == [("posts", "p0"), ("posts", "p1")]
+    assert "took longer" in next(app.set_aside(run["id"]))["reason"]
+    if state == "failed":
+        assert "could not digest 2 rows, more than the limit of 1" in run["error"]
+        assert run["tasks"][0]["report"]["groups"]["all"]["results"] == 2

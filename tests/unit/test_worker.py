@@ -1,0 +1,257 @@
+"""What workers judge by, and how jobs are shared: without processes."""
+
+import time
+
+import pytest
+
+from audience.app import LOCAL, App
+from audience.errors import Conflict, Transient
+from audience.jobs.memory import EXACT, SAMPLED, MemoryWatch
+from audience.jobs.steps import Steps, Stopped, Watch
+from audience.jobs.worker import Delays, Patience, Sight, Worker
+from audience.labeling.plan import RunSpec, TaskSpec
+
+CSV = "label,content,match_type\n女性,媽,partially\n"
+
+
+@pytest.fixture
+def ask(app, table, rules, tmp_path):
+    """Asks for a run of two posts; its id."""
+    gender = app.add_model("gender", rules(CSV), LOCAL, fields=("author",))[0]
+    source = app.source_spec(str(table([(f"p{i}", "c", "媽", "", "2024-01-01") for i in range(2)])))
+
+    def make(priority: int = 0, **spec: object) -> str:
+        target = str(tmp_path / "labels.db")
+        return app.create_run(
+            [TaskSpec(name="posts", source=source)], RunSpec(models=(gender,), target=target, **spec), LOCAL, priority
+        )
+
+    return make
+
+
+# judging others
+
+
+def test_a_worker_whose_beat_does_not_change_for_a_lease_is_lost():
+    sight = Sight(lease_s=3, interval_s=1)
+    assert [sight.lost({"a": 1, "b": beat}, now) for now, beat in enumerate((1, 2, 3))] == [[], [], []]
+    assert sight.lost({"a": 1, "b": 4}, 3) == ["a"]
+
+
+def test_a_beat_that_changes_begins_a_new_lease():
+    sight = Sight(lease_s=2, interval_s=1)
+    assert [sight.lost({"a": beat}, now) for now, beat in enumerate((1, 1, 2, 2))] == [[], [], [], []]
+    assert sight.lost({"a": 2}, 4) == ["a"]
+
+
+def test_who_slept_itself_does_not_take_the_others_for_lost():
+    sight = Sight(lease_s=10, interval_s=1)
+    sight.lost({"a": 1}, 0)
+    assert sight.lost({"a": 1}, 3600) == []
+    assert sight.lost({"a": 2}, 3601) == []
+
+
+def test_a_delay_begins_when_a_worker_first_sees_it_and_anew_with_each_attempt():
+    delays = Delays()
+    assert delays.ripe({(1, 1): 5.0}, 100) == []
+    assert delays.ripe({(1, 1): 5.0, (2, 1): 1.0}, 104) == []
+    assert delays.ripe({(1, 1): 5.0, (2, 1): 1.0}, 105) == [1, 2]
+    assert delays.ripe({(1, 2): 5.0}, 106) == []
+
+
+def test_pauses_between_attempts_double_up_to_half_a_minute():
+    assert [Patience(retry_s=1).delay_s(n) for n in (0, 1, 2, 4, 5, 1000)] == [1, 2, 4, 16, 30, 30]
+
+
+# sharing jobs
+
+
+def taken(app: App, worker: str) -> str:
+    job = app.store.jobs.take(worker)
+    assert job is not None
+    return str(job["run_id"])
+
+
+def test_runs_are_served_in_turn(app, ask):
+    first, second = ask(partition_rows=1), ask(partition_rows=1)
+    worker, steps = app.store.workers.add("w", 1), app.worker()
+    for _ in range(2):
+        steps.handle(app.store.jobs.take(worker))
+    assert [taken(app, worker) for _ in range(4)] == [first, second, first, second]
+
+
+def test_a_run_of_a_higher_priority_goes_first_and_what_ends_runs_before_all(app, ask):
+    low, normal, high = ask(-1), ask(0), ask(1)
+    app.abort_run(low, LOCAL)
+    worker = app.store.workers.add("w", 1)
+    assert [taken(app, worker) for _ in range(3)] == [low, high, normal]
+
+
+def test_a_job_is_taken_once_and_by_the_living_only(app, ask):
+    ask()
+    job = app.store.jobs.take(app.store.workers.add("a", 1))
+    other = app.store.workers.add("b", 1)
+    assert app.store.jobs.take(other) is None
+    assert app.store.jobs.claim(job["id"], other) is None
+    ask()
+    app.store.workers.remove(other, lost=True)
+    assert app.store.jobs.take(other) is None
+
+
+def test_the_jobs_of_a_lost_worker_go_to_others_and_it_cannot_finish_them(app, ask):
+    run = ask()
+    lost, other = (app.store.workers.add(name, 1) for name in "ab")
+    job = app.store.jobs.take(lost)
+    assert app.store.workers.remove(lost, lost=True) == 1
+    assert app.store.workers.beat(lost, {}) is None
+    again = app.store.jobs.take(other)
+    assert (again["id"], again["losses"], again["attempts"]) == (job["id"], 1, 2)
+    with pytest.raises(Conflict, match="taken away"), app.store.jobs.finishing(job):
+        pass
+    app.worker().handle(again)
+    assert app.run(run)["tasks"][0]["n_planned"] == 2
+
+
+def test_who_takes_the_same_job_again_does_not_finish_the_first_attempt(app, ask):
+    ask()
+    worker = app.store.workers.add("a", 1)
+    first = app.store.jobs.take(worker)
+    app.store.jobs.give_back(worker, [first["id"]])
+    assert app.store.jobs.take(worker)["id"] == first["id"]
+    with pytest.raises(Conflict), app.store.jobs.finishing(first):
+        pass
+
+
+def test_a_delayed_job_waits_until_it_is_ripe(app, ask):
+    ask()
+    worker = app.store.workers.add("a", 1)
+    job = app.store.jobs.take(worker)
+    app.store.jobs.put_back(job, 5.0, "away")
+    assert app.store.jobs.take(worker) is None
+    assert app.store.jobs.delayed() == {(job["id"], 1): 5.0}
+    again = app.store.jobs.take(worker, [job["id"]])
+    assert (again["failures"], again["delay_s"]) == (1, 5.0)
+    assert app.store.jobs.delayed() == {}
+
+
+def test_beats_tell_rows_read_and_hear_what_was_taken_away(app, ask):
+    run = ask()
+    worker = app.store.workers.add("a", 1)
+    job = app.store.jobs.take(worker)
+    assert app.store.workers.beat(worker, {job["id"]: 7}) == {job["id"]}
+    assert app.run(run)["tasks"][0]["progress"]["read"] == 7
+    app.abort_run(run, LOCAL)
+    assert app.store.workers.beat(worker, {job["id"]: 8}) == set()
+    assert app.store.workers.beats() == {worker: 2}
+
+
+# ending jobs
+
+
+class Failing(Steps):
+    """Steps whose every step raises what it is told to."""
+
+    def __init__(self, app: App, error: BaseException) -> None:
+        super().__init__(app.store, app.load_model, app.open_source, app.open_target)
+        object.__setattr__(self, "error", error)
+
+    def carry_out(self, job: dict, watch: Watch) -> None:
+        raise self.error  # type: ignore[attr-defined]
+
+
+def failing(app: App, error: BaseException, **patience: float) -> Worker:
+    return Worker(app.store, Failing(app, error), threads=1, patience=Patience(**patience))
+
+
+def handled(app: App, worker: Worker, run: str) -> dict:
+    worker.handle(app.store.jobs.take(app.store.workers.add("w", 1), [j["id"] for j in app.store.jobs.read(run)]))
+    return app.store.jobs.read(run)[0]
+
+
+def test_what_may_pass_is_tried_again_and_given_up_at_last(app, ask):
+    run = ask()
+    worker = failing(app, Transient("disk full"), retries=1, retry_s=0.5)
+    job = handled(app, worker, run)
+    assert (job["state"], job["delay_s"], job["error"]) == ("waiting", 0.5, "disk full")
+    assert app.run(run)["tasks"][0]["progress"]["waiting_for"] == "disk full"
+    assert handled(app, worker, run)["state"] == "failed"
+    found = app.run(run)
+    assert (found["state"], found["error"]) == ("failed", "posts: given up after 2 attempts: disk full")
+
+
+def test_a_job_that_workers_vanish_with_fails_its_task(app, ask):
+    run = ask()
+    for _ in range(3):
+        lost = app.store.workers.add("w", 1)
+        app.store.jobs.take(lost)
+        app.store.workers.remove(lost, lost=True)
+    worker = failing(app, AssertionError("not reached"), losses=3)
+    assert handled(app, worker, run)["state"] == "failed"
+    assert "3 workers vanished" in app.run(run)["error"]
+
+
+def test_a_stopped_job_is_given_back_without_being_counted(app, ask):
+    run = ask()
+    job = handled(app, failing(app, Stopped()), run)
+    assert (job["state"], job["failures"], job["losses"]) == ("waiting", 0, 0)
+
+
+def test_an_abort_is_tried_for_ever(app, ask):
+    run = ask()
+    app.abort_run(run, LOCAL)
+    for error in (Transient("away"), Conflict("odd")):
+        worker = failing(app, error, retries=0)
+        job_id = app.store.jobs.read(run)[-1]["id"]
+        worker.handle(app.store.jobs.take(app.store.workers.add("w", 1), [job_id]))
+        assert app.store.jobs.read(run)[-1]["state"] == "waiting"
+    assert app.run(run)["waiting_for"] == "odd"
+
+
+def test_a_job_that_no_thread_works_on_is_given_back_after_a_beat(app, ask, caplog):
+    ask()
+    worker = app.worker()
+    worker._id = app.store.workers.add("w", 1)
+    job = app.store.jobs.take(worker._id)
+    worker._beat()
+    assert app.store.jobs.take(app.store.workers.add("x", 1)) is None
+    worker._beat()
+    assert app.store.jobs.take(app.store.workers.add("y", 1))["id"] == job["id"]
+    assert "jobs_given_back" in caplog.text
+    caplog.clear()
+
+
+def test_a_worker_that_was_given_up_goes_on_under_a_new_name(app, ask):
+    worker = app.worker()
+    worker._id = first = app.store.workers.add("w", 1)
+    app.store.workers.remove(first, lost=True)
+    worker._beat()
+    assert worker._id != first
+    assert app.store.workers.beats() == {worker._id: 0}
+
+
+# peak memory
+
+
+def test_peak_memory_is_counted_by_the_kernel_when_the_process_works_on_one_task():
+    watch = MemoryWatch()
+    with watch.watching("a") as first, watch.watching("a") as second:
+        block = bytearray(64 * 2**20)
+        block[::4096] = b"x" * len(block[::4096])
+        del block
+    assert (first.how, second.how) == (EXACT, EXACT)
+    with watch.watching("a") as later:
+        pass
+    assert first.mb - later.mb > 40
+
+
+def test_peak_memory_is_sampled_when_tasks_share_the_process():
+    watch = MemoryWatch()
+    with watch.watching("a") as first, watch.watching("b") as second:
+        block = bytearray(64 * 2**20)
+        block[::4096] = b"x" * len(block[::4096])
+        time.sleep(0.2)
+        del block
+    assert (first.how, second.how) == (SAMPLED, SAMPLED)
+    with watch.watching("a") as later:
+        pass
+    assert first.mb - later.mb > 40
