@@ -18,7 +18,7 @@ from audience.labeling.labeler import NamedModel
 from audience.labeling.panels import Panels
 from audience.labeling.plan import RunSpec, TaskSpec, check_tasks
 from audience.labeling.sampling import scan
-from audience.labeling.statistics import PartitionStatistics, TaskStatistics, so_far
+from audience.labeling.statistics import PartitionStatistics, sampled, so_far
 from audience.models.registry import kind_of
 from audience.models.rule_files import load_rules
 from audience.models.rule_model import explain
@@ -250,7 +250,7 @@ class App:
         """The rows that could not be used, as far as they are listed: task, id and reason."""
         run = self.run(reference)
         target = self._results_of(run, None)
-        for task in run["tasks"]:
+        for task in _begun(run):
             for mark in target.marks(task["id"], authors=False):
                 for row_id, reason in PartitionStatistics.from_json(mark.statistics).bad_rows:
                     yield {"task": task["spec"]["name"], "id": row_id, "reason": reason}
@@ -264,9 +264,9 @@ class App:
         target = self._results_of(run, group)
         wanted = {label, f"/{label}", f"/{spec.panels.names.get(label or '', '')}"}
         rows: list[Record] = []
-        for task in run["tasks"]:
+        for task in _begun(run):
             if seed is None or seed == spec.seed:
-                sampler = TaskStatistics.of(target, task["id"], spec.seed).total.sampler
+                sampler = sampled(target, task["id"], spec.seed)
             else:
                 sampler = scan(target, task["id"], seed)
             for (name, panel), tickets in sorted(sampler.tickets.items()):
@@ -285,7 +285,7 @@ class App:
         return exports.comparable(rows) if comparable else rows
 
     def _rows(self, run: Record, target: Target, production: bool, group: str | None) -> Iterator[pa.RecordBatch]:
-        for task in run["tasks"]:
+        for task in _begun(run):
             if not production:
                 yield from target.results(task["id"], group)
             for name in (task["report"] or {}).get("groups", {}) if production else ():
@@ -293,9 +293,9 @@ class App:
                     yield from target.production(task["id"], name)
 
     def _results_of(self, run: Record, group: str | None) -> Target:
-        """The target of a run that has results there, of that group if one is named."""
+        """The target of a run; where it has begun, its results must be there, and the group, if one is named."""
         target = self.open_target(run["spec"]["target"])
-        if not target.exists():
+        if _begun(run) and not target.exists():
             raise NotFound(f"the results of run {run['id'][:12]} are gone: there is no {run['spec']['target']}")
         groups = RunSpec.model_validate(run["spec"]).groups.names
         if group is not None and group not in groups:
@@ -304,6 +304,11 @@ class App:
 
     def open_target(self, url: str) -> Target:
         return tables.open_target(url)
+
+
+def _begun(run: Record) -> list[Record]:
+    """The tasks that may have something in the target."""
+    return [task for task in run["tasks"] if task["touched"]]
 
 
 def _shown(task: Record, counts: list[Record] | None) -> Record:

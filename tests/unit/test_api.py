@@ -219,6 +219,14 @@ def test_groups_and_conflict_groups_are_saved_and_used_by_name(client, app, read
         problem(client.get(f"/v1/{path}"), 404)
 
 
+def test_a_run_that_has_not_begun_has_no_results_yet(client, ready, tmp_path):
+    run = client.post("/v1/runs", json=ready).json()
+    for path in ("sample", "set-aside"):
+        assert client.get(f"{run['href']}/{path}").json() == {"items": []}
+    assert client.get(f"{run['href']}/export").text == ""
+    assert not (tmp_path / "files" / "labels.db").exists()
+
+
 def test_results_come_as_a_file(client, app, ready, tmp_path):
     run = finished(client, app, ready)
     lines = client.get(f"{run['href']}/export").text.splitlines()

@@ -2,6 +2,7 @@ import pickle
 import sqlite3
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ from alembic.script import ScriptDirectory
 from audience import errors
 from audience.errors import AudienceError, BadInput, Conflict, NotFound, Problem
 from audience.store import schema
-from audience.store.database import open_engine
+from audience.store.database import now, open_engine
 from audience.store.migrate import LATEST, MIGRATIONS, migrate, revision_of
 from audience.store.records import Once, Store
 from audience.store.runs import move
@@ -105,7 +106,7 @@ def test_a_migration_that_is_cut_off_leaves_the_store_as_it_was(tmp_path, monkey
 def test_two_processes_that_migrate_at_once_both_find_it_done(tmp_path):
     path = tmp_path / "store.db"
     program = (
-        "import sys; from audience.store.database import open_engine; from audience.store.migrate import migrate; "
+        "import sys; from audience.store.database import now, open_engine; from audience.store.migrate import migrate; "
         "migrate(open_engine(sys.argv[1]))"
     )
     command_line = [sys.executable, "-c", program, f"sqlite:///{path}"]
@@ -200,6 +201,24 @@ def test_a_create_that_fails_is_not_remembered(store):
     with pytest.raises(Conflict):
         store.add_source("posts", {}, "ann", Once(lambda row: {}, "k1", "digest"))
     assert store.answered("k1", "digest") is None
+
+
+def test_answers_are_kept_for_a_week(store, monkeypatch):
+    monkeypatch.setattr("audience.store.records.now", lambda ago=timedelta(): now(ago + timedelta(days=8)))
+    store.add_source("old", {}, "ann", Once(lambda row: {}, "k1", "digest"))
+    monkeypatch.undo()
+    store.add_source("new", {}, "ann", Once(lambda row: {}, "k2", "digest"))
+    assert (store.answered("k1", "digest"), store.answered("k2", "digest")) == (None, {})
+
+
+def test_ids_of_jobs_are_never_used_again(store):
+    first = store.runs.add({}, [{"name": "a"}], "ann")
+    last = store.jobs.read(first)[-1]["id"]
+    store.runs.delete(first, "ann")
+    deleting = store.jobs.read(first)[-1]["id"]
+    store.runs.forget(first, "ann")
+    second = store.runs.add({}, [{"name": "a"}], "ann")
+    assert store.jobs.read(second)[0]["id"] > deleting > last
 
 
 def test_saved_groups_are_replaced_and_removed(store):

@@ -18,7 +18,7 @@ from audience.api.context import Audience
 from audience.api.errors import answers
 from audience.api.runs import Id
 from audience.app import App
-from audience.errors import NotFound
+from audience.errors import NotFound, Transient
 from audience.store.database import Record
 from audience.store.states import FINAL
 
@@ -77,7 +77,11 @@ async def stream(watched: Watched) -> AsyncIterator[bytes]:
     """Events as they are sent, until the run has ended."""
     told, told_at = "", time.monotonic()
     while True:
-        moves, run = await run_in_threadpool(watched.look)
+        try:
+            moves, run = await run_in_threadpool(watched.look)
+        except Transient:  # our own records cannot be reached: who watches waits with us
+            await asyncio.sleep(LOOK_S)
+            continue
         for move in moves:
             yield _moved(watched.run_id, move)
         now = RunView.of(run).model_dump_json() if run else told

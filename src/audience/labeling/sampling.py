@@ -44,7 +44,7 @@ class Sampler:
         for other in others:
             for key, tickets in other.tickets.items():
                 self.tickets.setdefault(key, []).extend(tickets)
-        self._cut()
+            self._cut()
         return self
 
     def _cut(self) -> None:

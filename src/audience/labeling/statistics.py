@@ -103,6 +103,12 @@ class TaskStatistics:
         return cls(total, authors, n_partitions)
 
 
+def sampled(target: Target, task: str, seed: int) -> Sampler:
+    """The sample of a task's finished partitions, from their marks."""
+    parts = (PartitionStatistics.from_json(mark.statistics).sampler for mark in target.marks(task, authors=False))
+    return Sampler(seed).merge(parts)
+
+
 def rate_of_label(labelled: int, everyone: int) -> float | None:
     """Labelled authors of all authors, in per cent; null without authors."""
     return round(100 * labelled / everyone, 2) if everyone else None

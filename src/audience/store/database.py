@@ -19,8 +19,8 @@ BUSY_TIMEOUT_S = 30
 WRITES = {"writes": True}
 
 
-def now() -> str:
-    return dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")
+def now(ago: dt.timedelta = dt.timedelta()) -> str:
+    return (dt.datetime.now(dt.UTC) - ago).isoformat(timespec="microseconds")
 
 
 def new_id() -> str:

@@ -1,6 +1,6 @@
 """The queue of work: taking jobs in turn, and finishing each exactly once."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -98,16 +98,17 @@ def add_jobs(
     *,
     task_id: str | None = None,
     fence: int = 0,
-    numbers: Sequence[int] = (0,),
     urgent: bool = False,
     delay_s: float = 0.0,
     after: str | None = None,
+    jobs: Iterable[Record] = ({},),
 ) -> None:
-    """Jobs that wait to be taken, one a number."""
-    row: Record = {"run_id": run_id, "task_id": task_id, "kind": kind, "fence": fence, "state": "waiting"}
-    row |= {"urgent": urgent, "delay_s": delay_s, "after": after}
+    """Jobs that wait to be taken; `jobs` says what differs between them."""
+    row: Record = {"run_id": run_id, "task_id": task_id, "kind": kind, "number": 0, "fence": fence, "state": "waiting"}
+    row |= {"urgent": urgent, "delay_s": delay_s, "after": after, "counts": None}
     row |= {"attempts": 0, "failures": 0, "losses": 0, "n_read": 0}
-    connection.execute(sa.insert(schema.job), [{**row, "number": number} for number in numbers])
+    if rows := [{**row, **job} for job in jobs]:
+        connection.execute(sa.insert(schema.job), rows)
 
 
 def _next(ripe: Collection[int], run_id: str | None) -> sa.Select[Any]:
@@ -131,8 +132,12 @@ def _claim(connection: sa.Connection, job_id: int, worker: str) -> bool:
 
 def _serve(connection: sa.Connection, run_id: str) -> None:
     """Puts a run at the end of the line."""
-    last = connection.execute(sa.select(sa.func.max(schema.run.c.served))).scalar() or 0
-    connection.execute(sa.update(schema.run).where(schema.run.c.id == run_id).values(served=last + 1))
+    served = last_served(connection) + 1
+    connection.execute(sa.update(schema.run).where(schema.run.c.id == run_id).values(served=served))
+
+
+def last_served(connection: sa.Connection) -> int:
+    return connection.execute(sa.select(sa.func.max(schema.run.c.served))).scalar() or 0
 
 
 def _move(connection: sa.Connection, job: Record, state: str, **values: Any) -> bool:

@@ -1,5 +1,6 @@
 """Sources, models, mappings, and answers to repeated requests. Every change leaves an audit row in its transaction."""
 
+import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,9 @@ from audience.store.migrate import ensure_current
 from audience.store.runs import Runs
 from audience.store.tasks import Tasks
 from audience.store.workers import Workers
+
+KEPT = dt.timedelta(days=7)
+"""How long answers are kept for requests that come again."""
 
 
 @dataclass
@@ -31,6 +35,7 @@ class Once:
         if self.key is None:
             return
         row = {"idempotency_key": self.key, "digest": self.digest, "body": self.body, "created_at": now()}
+        connection.execute(sa.delete(schema.answer).where(schema.answer.c.created_at < now(ago=KEPT)))
         try:
             connection.execute(sa.insert(schema.answer).values(row))
         except sa.exc.IntegrityError:

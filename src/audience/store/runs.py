@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from audience.errors import BadInput, Conflict, NotFound
 from audience.store import schema
 from audience.store.database import Database, Record, new_id, note, now, rows_of
-from audience.store.jobs import add_jobs
+from audience.store.jobs import add_jobs, last_served
 from audience.store.states import FINAL, GOING_ON, OPEN_JOB, sources_of, state_of_run
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class Runs:
         created = {"created_by": actor, "created_at": now()}
         row = {"id": run_id, "state": "planned", "spec": spec, "priority": priority, **created}
         with self.database.changing(actor, "run.add", run_id) as connection:
+            row["served"] = last_served(connection) + 1  # at the end of the line
             connection.execute(sa.insert(schema.run).values(row))
             for number, task in enumerate(tasks):
                 task_id = new_id()
@@ -125,6 +126,7 @@ class Runs:
             for task in self._tasks(connection, run_id, {"failed", "aborted"}):
                 _raise_fence(connection, task["id"])
                 move(connection, schema.task, task["id"], "running", actor)
+                connection.execute(sa.update(schema.task).where(schema.task.c.id == task["id"]).values(report=None))
                 connection.execute(sa.delete(schema.job).where(schema.job.c.task_id == task["id"]))
                 add_jobs(connection, run_id, "plan", task_id=task["id"], fence=task["fence"] + 1)
 

@@ -106,6 +106,7 @@ job = sa.Table(
     sa.Column("after", STATE, nullable=True),
     sa.Index("job_by_state", "state", "run_id"),
     sa.Index("job_by_task", "task_id", "kind", "state"),
+    sqlite_autoincrement=True,  # an id is never used again: a late owner would finish another's job
 )
 """Work for a worker: a step of a task (`plan`, `partition` with its number, `report`, `produce`) or of a run (`abort`,
 `delete`). `fence` is its task's when the job was made. `attempts` counts how often it was taken, `failures` how often

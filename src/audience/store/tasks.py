@@ -73,18 +73,17 @@ def planned(connection: sa.Connection, task_id: str, finished: Sequence[Finished
     """Partitions are to be labelled, but for those that are in the target already."""
     task = _task(connection, task_id)
     connection.execute(sa.update(schema.task).where(schema.task.c.id == task_id).values(by_author=by_author))
-    numbers = connection.execute(sa.select(schema.partition.c.number).where(schema.partition.c.task_id == task_id))
-    left = sorted(set(numbers.scalars()) - {part.number for part in finished})
-    if left:
-        add_jobs(connection, task["run_id"], "partition", task_id=task_id, fence=task["fence"], numbers=left)
-    for part in finished:
-        add_jobs(connection, task["run_id"], "partition", task_id=task_id, numbers=[part.number])
-        job = schema.job.c
-        added = (job.task_id == task_id, job.kind == "partition", job.number == part.number)
-        values = {"state": "done", "n_read": part.n_read, "counts": part.counts}
-        connection.execute(sa.update(schema.job).where(*added).values(values))
-    if not left:
+    number = schema.partition.c.number
+    numbers = connection.execute(sa.select(number).where(schema.partition.c.task_id == task_id).order_by(number))
+    there = {part.number: part for part in finished}
+    jobs = [_done(there[n]) if n in there else {"number": n} for n in numbers.scalars()]
+    add_jobs(connection, task["run_id"], "partition", task_id=task_id, fence=task["fence"], jobs=jobs)
+    if all("state" in job for job in jobs):
         _report_next(connection, task)
+
+
+def _done(part: Finished) -> Record:
+    return {"number": part.number, "state": "done", "n_read": part.n_read, "counts": part.counts}
 
 
 def partition_done(connection: sa.Connection, task_id: str) -> None:

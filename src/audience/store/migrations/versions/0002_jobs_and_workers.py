@@ -45,6 +45,7 @@ def _create_tables() -> None:
         sa.Column("counts", sa.JSON, nullable=True),
         sa.Column("error", sa.Text, nullable=True),
         sa.Column("after", STATE, nullable=True),
+        sqlite_autoincrement=True,
     )
     op.create_index("job_by_state", "job", ["state", "run_id"])
     op.create_index("job_by_task", "job", ["task_id", "kind", "state"])
