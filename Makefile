@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 CONSTRAINTS := constraints/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench bench-large constraints clean
+.PHONY: help demo test soak check fix bench bench-large constraints clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -17,6 +17,11 @@ demo: $(VENV)/installed ## label bundled reviews and comments, in under a minute
 
 test: $(VENV)/installed-dev ## all tests
 	$(BIN)/python -m pytest
+
+SOAK ?= 50
+
+soak: $(VENV)/installed-dev ## runs whose workers are killed and put to sleep at random; SOAK=50 rounds
+	AUDIENCE_SOAK=$(SOAK) $(BIN)/python -m pytest tests/soak
 
 check: $(VENV)/installed-dev ## style, types, imports; reports only
 	$(BIN)/ruff check
@@ -30,6 +35,7 @@ fix: $(VENV)/installed-dev ## mend style
 
 bench: $(VENV)/installed-bench ## speed and memory side by side with the row-wise baseline
 	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/service.py
 
 bench-large: $(VENV)/installed-bench ## memory on ten million rows
 	$(BIN)/python benchmarks/bench.py --large

@@ -239,6 +239,14 @@ def test_bar_refuses_older_writers_and_a_newer_fence_stays(target: Target, url: 
     assert ([m.partition for m in target.marks(TASK)], leftovers(url)) == ([1, 2, 3], [])
 
 
+def test_a_task_that_is_deleted_before_it_is_known_cannot_begin(target: Target) -> None:
+    target.prepare("another_task", 1, ["forum"])
+    target.delete(TASK)
+    with pytest.raises(Conflict):
+        target.prepare(TASK, 1, ["forum"])
+    assert list(target.marks(TASK)) == []
+
+
 def test_production_with_an_old_fence_is_refused_and_the_rows_stay(target: Target) -> None:
     filled(target, [row(0)]).produce(TASK, "forum", 1, BY_AUTHOR)
     target.bar(TASK, 2)

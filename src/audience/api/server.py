@@ -4,6 +4,7 @@ import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -48,7 +49,7 @@ def create_api(app: App, host: str = LOOPBACK[0]) -> FastAPI:
     api.add_middleware(limits.Limited, max_bytes=limits.MAX_BODY_BYTES)
     api.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed))
     api.add_middleware(Measured, metrics=api.state.metrics)
-    _describe_problems(api)
+    _describe(api)
     return api
 
 
@@ -58,12 +59,14 @@ async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
     yield
 
 
-def _describe_problems(api: FastAPI) -> None:
-    """Adds the layout of problem details to the description of the API."""
-    describe = api.openapi
+def _describe(api: FastAPI) -> None:
+    """The description says of each route what its docstring does, and knows the layout of problem details."""
+    original = api.openapi
 
-    def openapi() -> dict[str, object]:
-        described = describe()
+    def openapi() -> dict[str, Any]:
+        described = original()
+        for operation in (operation for path in described["paths"].values() for operation in path.values()):
+            operation["summary"] = operation["description"].partition(".")[0]
         layouts = described["components"]["schemas"]
         if "ProblemDetails" not in layouts:
             layout = errors.ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")

@@ -88,6 +88,7 @@ class Steps:
         """Ends a job, and with it its task, for a reason that will not pass."""
         with self.store.jobs.finishing(job, "failed", error=reason) as connection:
             tasks.failed(connection, job["task_id"], reason, job["after"])
+        log.warning("action=task_failed kind=%s task_id=%s reason=%s", job["kind"], job["task_id"], reason)
 
     @contextmanager
     def _finishing(self, job: Record, peak: Peak, **values: Any) -> Iterator[sa.Connection]:
@@ -108,7 +109,6 @@ class Steps:
                 if watch.stop.is_set():
                     raise Stopped
                 self.store.tasks.save_plan(task_id, map(asdict, plan.partitions), plan.set_aside)
-            self.store.tasks.touch(task_id)
             bench.target.prepare(task_id, job["fence"], bench.spec.groups.names)
             finished = [_finished(mark) for mark in bench.target.marks(task_id, authors=False)]
         with self._finishing(job, peak) as connection:
@@ -194,8 +194,7 @@ class Steps:
         run = self.store.runs.show(job["run_id"])
         try:
             for task in run["tasks"]:
-                if task["touched"]:
-                    self._empty(task, run["spec"]["target"])
+                self._empty(task, run["spec"]["target"])
         except AudienceError as error:
             raise Transient(str(error)) from error
         with self.store.jobs.finishing(job) as connection:
@@ -203,10 +202,16 @@ class Steps:
         log.info("action=run_deleted run_id=%s", run["id"])
 
     def _empty(self, task: Record, url: str) -> None:
-        target = self.open_target(url)
-        if not target.exists():
-            raise Transient(f"{url} is not there: bring it back, or let the run be forgotten without it")
-        target.delete(task["id"])
+        """A target that cannot be reached matters where it may hold something of the task."""
+        try:
+            target = self.open_target(url)
+            if target.exists():
+                target.delete(task["id"])
+            elif task["touched"]:
+                raise Transient(f"{url} is not there: bring it back, or let the run be forgotten without it")
+        except AudienceError:
+            if task["touched"]:
+                raise
 
     # what a task needs
 

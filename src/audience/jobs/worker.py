@@ -200,7 +200,6 @@ class Worker:
         if job["kind"] in FOR_EVER:
             self._end(job, self.store.jobs.put_back, job, LONGEST_DELAY_S, reason)
             return
-        log.warning("action=task_failed kind=%s task_id=%s reason=%s", job["kind"], job["task_id"], reason)
         self._end(job, self.steps.fail, job, reason)
 
     def _end(self, job: Record, how: Callable[..., None], *arguments: Any) -> None:

@@ -39,11 +39,6 @@ class Tasks:
                 move(connection, schema.task, task_id, "running", WORKER)
                 settle(connection, task["run_id"], WORKER)
 
-    def touch(self, task_id: str) -> None:
-        """Writes down that something of the task may be in its target, before that is so."""
-        with self.database.writing() as connection:
-            connection.execute(sa.update(schema.task).where(schema.task.c.id == task_id).values(touched=True))
-
     def partition(self, task_id: str, number: int) -> Record:
         c = schema.partition.c
         query = sa.select(c.number, c.slice, c.n_rows).where(c.task_id == task_id, c.number == number)
@@ -70,9 +65,11 @@ class Finished:
 
 
 def planned(connection: sa.Connection, task_id: str, finished: Sequence[Finished], *, by_author: bool) -> None:
-    """Partitions are to be labelled, but for those that are in the target already."""
+    """Partitions are to be labelled, but for those that are in the target already. From now on something of the task
+    may be there."""
     task = _task(connection, task_id)
-    connection.execute(sa.update(schema.task).where(schema.task.c.id == task_id).values(by_author=by_author))
+    values = {"by_author": by_author, "touched": True}
+    connection.execute(sa.update(schema.task).where(schema.task.c.id == task_id).values(values))
     number = schema.partition.c.number
     numbers = connection.execute(sa.select(number).where(schema.partition.c.task_id == task_id).order_by(number))
     there = {part.number: part for part in finished}
@@ -88,10 +85,15 @@ def _done(part: Finished) -> Record:
 
 def partition_done(connection: sa.Connection, task_id: str) -> None:
     """After the last partition the task is added up."""
+    _report_after_the_last(connection, _task(connection, task_id))
+
+
+def _report_after_the_last(connection: sa.Connection, task: Record) -> None:
+    """Of a task that failed too: what was under way then has ended."""
     job = schema.job.c
-    left = sa.select(job.id).where(job.task_id == task_id, job.kind == "partition", job.state.in_(OPEN_JOB)).limit(1)
-    task = _task(connection, task_id)
-    if task["state"] == "running" and connection.execute(left).first() is None:
+    steps = (job.task_id == task["id"], job.kind.in_(("partition", "report")), job.state.in_(OPEN_JOB))
+    left = connection.execute(sa.select(job.id).where(*steps).limit(1)).first()
+    if task["state"] in ("running", "failed") and task["touched"] and left is None:
         _report_next(connection, task)
 
 
@@ -133,15 +135,14 @@ def failed(connection: sa.Connection, task_id: str, reason: str, after: str | No
     """A task cannot go on. What is under way ends by itself, what is finished is kept and added up. When production
     that was asked for again fails, the task is as before, `after`: its tables are."""
     task = _task(connection, task_id)
-    if task["state"] not in ("planned", "running", "producing"):
-        return
-    job = schema.job
-    waiting = sa.update(job).where(job.c.task_id == task_id, job.c.state == "waiting")
-    connection.execute(waiting.values(state="cancelled"))
-    move(connection, schema.task, task_id, after or "failed", WORKER, reason)
-    if task["touched"] and task["report"] is None:
-        add_jobs(connection, task["run_id"], "report", task_id=task_id)
-    settle(connection, task["run_id"], WORKER)
+    if task["state"] in ("planned", "running", "producing"):
+        job = schema.job
+        waiting = sa.update(job).where(job.c.task_id == task_id, job.c.state == "waiting")
+        connection.execute(waiting.values(state="cancelled"))
+        move(connection, schema.task, task_id, after or "failed", WORKER, reason)
+        settle(connection, task["run_id"], WORKER)
+    if task["report"] is None:
+        _report_after_the_last(connection, _task(connection, task_id))
 
 
 def save_report(connection: sa.Connection, task_id: str, report: Record) -> None:

@@ -243,7 +243,8 @@ class Target(Protocol):
         """The task's production rows of one group, by time."""
 
     def delete(self, task: str) -> None:
-        """Removes every row and mark of the task, and bars every fence for good."""
+        """Removes every row and mark of the task, and bars every fence for good, also of a task not known here yet: its
+        first writer may be late."""
 
     def where(self, group: str, production: bool = False) -> str:
         """A name a person can look up: the table or the file."""

@@ -148,7 +148,7 @@ class FolderTarget:
 
     def delete(self, task: str) -> None:
         with mapped_errors(self.path):
-            if self._state(task) is not None:
+            if (self.path / "tasks").is_dir():
                 with self._state_file(task, "deleted") as (temporary, final):
                     temporary.replace(final)
             self._remove(task)

@@ -137,8 +137,8 @@ class SqliteSource:
         """What stands between date and time where stored times sort by time; None where they do not.
         Refuses a column that holds no times at all."""
         column = self.roles["post_time"]
-        sql = f"SELECT CAST({quoted(column)} AS TEXT), typeof({quoted(column)}) FROM {quoted(self.table)}"
-        rows = db.execute(f"{sql} WHERE {quoted(column)} IS NOT NULL LIMIT {TIME_SAMPLE_ROWS}").fetchall()
+        sql = f"SELECT CAST({self._column(column)} AS TEXT), typeof({self._column(column)}) FROM {quoted(self.table)}"
+        rows = db.execute(f"{sql} WHERE {self._column(column)} IS NOT NULL LIMIT {TIME_SAMPLE_ROWS}").fetchall()
         texts = pl.Series([r[0].decode(errors="replace") for r in rows], dtype=pl.String)
         times = parse_times(texts, self.spec.time_format, self.spec.timezone)
         if rows and times.null_count() == len(times):
@@ -157,10 +157,10 @@ class SqliteSource:
             n_rows = db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
             keys = [r for r in ("id", "post_time") if r in self.roles]
             nulls = {
-                r: db.execute(f"SELECT count(*) FROM {table} WHERE {quoted(self.roles[r])} IS NULL").fetchone()[0]
+                r: db.execute(f"SELECT count(*) FROM {table} WHERE {self._column(self.roles[r])} IS NULL").fetchone()[0]
                 for r in keys
             }
-            shown = ", ".join(f"CAST({quoted(c)} AS TEXT)" for c in self.columns)
+            shown = ", ".join(f"CAST({self._column(c)} AS TEXT)" for c in self.columns)
             rows = db.execute(f"SELECT {shown} FROM {table} LIMIT 5").fetchall()
             span = self._time_span(db) if "post_time" in self.roles and n_rows else None
         preview = [
@@ -173,7 +173,7 @@ class SqliteSource:
         return Description(dict(self.columns), dict(self.roles), n_rows, span, self._time_index, nulls, preview, advice)
 
     def _time_span(self, db: sqlite3.Connection) -> tuple[str, str] | None:
-        column = quoted(self.roles["post_time"])
+        column = self._column(self.roles["post_time"])
         row = db.execute(
             f"SELECT (SELECT min({column}) FROM {quoted(self.table)}), (SELECT max({column}) FROM {quoted(self.table)})"
         ).fetchone()
@@ -199,7 +199,7 @@ class SqliteSource:
             else:
                 slices = iter([([], self._count(db, where or "1", values))])
             if not self._rowid and "id" in self.roles:
-                null_id = f"{quoted(self.roles['id'])} IS NULL"
+                null_id = f"{self._column(self.roles['id'])} IS NULL"
                 set_aside["id is null"] = self._count(db, f"{null_id} AND {where or '1'}", values)
             partitions = [Partition(i, {"bounds": bounds}, n) for i, (bounds, n) in enumerate(slices)]
         return Plan(tuple(partitions), {reason: n for reason, n in set_aside.items() if n})
@@ -218,7 +218,7 @@ class SqliteSource:
             raise BadInput(f"{self.path.name}:{self.table} has no time to select by: add --role post_time=COLUMN")
         if self._separator is None:
             return "", []
-        column = quoted(self.roles["post_time"])
+        column = self._column(self.roles["post_time"])
         bounds = zip((">=", "<"), self._time_bounds(selection), strict=True)
         given = [(f"{column} {op} ?", bound) for op, bound in bounds if bound is not None]
         return " AND ".join(sql for sql, _ in given), [bound for _, bound in given]
@@ -226,7 +226,7 @@ class SqliteSource:
     def _outside_any_range(self, db: sqlite3.Connection, where: str, values: Sequence[Any]) -> dict[str, int]:
         """Rows that no range of time can hold: null times, and text that is no time. Text that sorts into the range
         is read, and set aside there."""
-        column = quoted(self.roles["post_time"])
+        column = self._column(self.roles["post_time"])
         return {
             "post_time is null": self._count(db, f"{column} IS NULL", []),
             "post_time is not a time": self._count(db, f"{column} NOT GLOB ? AND NOT ({where})", [ISO_GLOB, *values]),
@@ -240,19 +240,20 @@ class SqliteSource:
     ) -> Iterator[tuple[list[list[Any]], int]]:
         """Half-open ranges of `key` with exact counts, about `size` rows each. Every step reads one slice of the
         key's index, so that a plan reads it once. A single key that has more rows than `size` is cut by `tie`."""
-        column, table = quoted(key.name), quoted(self.table)
+        column, table = self._column(key.name), quoted(self.table)
 
-        def one(sql: str, since: str, at: Any, *more: Any) -> Any:
+        def one(begin: str, since: str, at: Any, end: str = "", *more: Any) -> Any:
             conditions, bounds = where, [*values]
             for op, bound in ((since, at), ("<", key.end)):
                 if bound is not None:
                     conditions, bounds = f"{conditions} AND {column} {op} ?", [*bounds, bound]
-            return _text(db.execute(sql.format(f"FROM {table} WHERE {conditions}"), (*bounds, *more)).fetchone()[0])
+            sql = f"SELECT {begin} FROM {table} WHERE {conditions}{end}"
+            return _text(db.execute(sql, (*bounds, *more)).fetchone()[0])
 
-        start = one(f"SELECT min({column}) {{}}", ">=", key.start)
+        start = one(f"min({column})", ">=", key.start)
         while start is not None:
-            top = one(f"SELECT max(k) FROM (SELECT {column} AS k {{}} ORDER BY k LIMIT ?)", ">=", start, size)
-            after = one(f"SELECT min({column}) {{}}", ">", top)
+            top = one(f"max(k) FROM (SELECT {column} AS k", ">=", start, " ORDER BY k LIMIT ?)", size)
+            after = one(f"min({column})", ">", top)
             same = f"{where} AND {column} = ?"
             if tie and self._count(db, same, [*values, top]) > size:
                 yield from self._range(db, key.name, start, top, where, values)
@@ -266,7 +267,7 @@ class SqliteSource:
         self, db: sqlite3.Connection, key: str, start: Any, end: Any, where: str, values: Sequence[Any]
     ) -> Iterator[tuple[list[list[Any]], int]]:
         bounds = [[key, op, v] for op, v in ((">=", start), ("<", end)) if v is not None]
-        conditions = "".join(f" AND {quoted(k)} {op} ?" for k, op, _ in bounds)
+        conditions = "".join(f" AND {self._column(k)} {op} ?" for k, op, _ in bounds)
         if n := self._count(db, where + conditions, [*values, *(v for _, _, v in bounds)]):
             yield bounds, n
 
@@ -279,10 +280,11 @@ class SqliteSource:
         keys = list(dict.fromkeys(key for key, _, _ in bounds))
         if self.roles.get("post_time") in keys:  # the slice lies within the range: one condition, one index range
             where, values = "", []
-        conditions = [f"{quoted(key)} {_operator(op)} ?" for key, op, _ in bounds] + ([where] if where else [])
+        conditions = [f"{self._column(key)} {_operator(op)} ?" for key, op, _ in bounds] + ([where] if where else [])
         sql = (
             f"SELECT {', '.join(self._expression(n) for n in names)} FROM {quoted(self.table)}"
-            f" WHERE {' AND '.join(conditions) or '1'}" + (f" ORDER BY {', '.join(map(quoted, keys))}" if keys else "")
+            f" WHERE {' AND '.join(conditions) or '1'}"
+            + (f" ORDER BY {', '.join(map(self._column, keys))}" if keys else "")
         )
         measured = [i for i, name in enumerate(names) if name in selection.fields]
         with self._session() as db:
@@ -290,12 +292,16 @@ class SqliteSource:
             # Not a loop: its variable would keep a batch alive while the next one is made.
             yield from iter(lambda: self._next_batch(cursor, names, measured), None)
 
+    def _column(self, name: str) -> str:
+        """With its table: a quoted name alone that is no column (any more) is read as a text, without an error."""
+        return f"{quoted(self.table)}.{quoted(name)}"
+
     def _expression(self, name: str) -> str:
         """Every value as text, whatever type SQLite stored it with, so that one column is one type."""
         if name == "id" and "id" not in self.roles:
             prefix = self.table.replace("'", "''")
             return f"'{prefix}#' || {self._rowid or 'row_number() OVER ()'}"
-        return f"CAST({quoted(self.roles[name])} AS TEXT)"
+        return f"CAST({self._column(self.roles[name])} AS TEXT)"
 
     def _next_batch(
         self, cursor: sqlite3.Cursor, names: Sequence[str], measured: Sequence[int]

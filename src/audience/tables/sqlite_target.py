@@ -30,6 +30,9 @@ ADMIT = """
 INSERT INTO audience_task VALUES (?, ?, 'open')
 ON CONFLICT (task) DO UPDATE SET fence = excluded.fence WHERE fence <= excluded.fence AND state = 'open'
 """
+DELETED = """
+INSERT INTO audience_task VALUES (?, 0, 'deleted') ON CONFLICT (task) DO UPDATE SET state = 'deleted'
+"""
 BAR = "UPDATE audience_task SET fence = ? WHERE task = ? AND fence < ? AND state = 'open'"
 SQL_TYPES = {"score": "REAL", "partition": "INTEGER", "n": "INTEGER", "posts": "INTEGER"}
 STORED = tuple(name for name in RESULT_SCHEMA.names if name != "group")
@@ -179,7 +182,7 @@ class SqliteTarget:
         if not self._is_prepared():
             return
         with self._transaction() as db:
-            db.execute("UPDATE audience_task SET state = 'deleted' WHERE task = ?", (task,))
+            db.execute(DELETED, (task,))
             db.execute("DELETE FROM audience_partition WHERE task = ?", (task,))
             for group in _groups(db):
                 db.execute(f"DELETE FROM {quoted(f'results_{group}')} WHERE task_id = ?", (task,))
