@@ -265,7 +265,8 @@ class Statistics(BaseModel):
     by_author: bool | None = None
     groups: dict[str, GroupNumbers]
     seconds: float
-    peak_memory_mb: float | None
+    peak_memory_mb: float | None = Field(description="of a process while it planned or labelled for the task")
+    production_peak_memory_mb: float | None = Field(default=None, description="the same of production")
     peak_memory_by: str | None = Field(description="VmHWM: counted by the kernel; else how it was sampled")
 
 

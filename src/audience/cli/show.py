@@ -100,6 +100,8 @@ def _task_report(task: dict[str, Any]) -> None:
         return
     seconds = report["seconds"]
     peak = f"{report['peak_memory_mb']:,.0f} MB" if report["peak_memory_mb"] else "-"
+    if of_production := report.get("production_peak_memory_mb"):
+        peak += f" (production {of_production:,.0f} MB)"
     console.print(
         f"[bold]{escape(task['spec']['name'])}[/]  {report['read']:,} rows in {seconds:,.1f} s  "
         f"[bold]{report['read'] / max(seconds, 0.001):,.0f} rows/s[/]  peak memory {peak}"

@@ -162,8 +162,10 @@ class Steps:
         task = self.store.tasks.get(job["task_id"])
         spec = RunSpec.model_validate(task["run"]["spec"])
         with self.memory.watching(task["id"]) as peak:
-            report = produce(self.open_target(spec.target), task["id"], job["fence"], spec.panels, task["report"])
-        with self._finishing(job, peak) as connection:
+            target = self.open_target(spec.target)
+            report = produce(target, task["id"], job["fence"], spec.panels, task["report"])
+        report |= {"production_peak_memory_mb": peak.mb, "production_peak_memory_by": peak.how}
+        with self.store.jobs.finishing(job) as connection:
             tasks.produced(connection, task["id"], report, job["after"])
 
     # the steps of a run

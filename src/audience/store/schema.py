@@ -72,8 +72,8 @@ task = sa.Table(
 )
 """`fence` counts starts, aborts and resumes: the target refuses writers with an older one. `touched`: something of it
 may be in the target. `started_at`: when its clock was started that now runs; `worked_s`: what it showed when it was
-stopped. `by_author`: whether its source has authors. `peak_mb`: the largest resident size of a process while it worked
-on the task, `peak_by` how that was measured."""
+stopped. `by_author`: whether its source has authors. `peak_mb`: the largest resident size of a process while it planned
+or labelled for the task, `peak_by` how that was measured."""
 
 partition = sa.Table(
     "partition",
