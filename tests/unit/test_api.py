@@ -121,6 +121,7 @@ def test_unknown_ids_are_404_malformed_ones_422_and_illegal_moves_409_with_the_s
         assert problem(client.post(f"{run['href']}/{action}"), 409)["state"] == "done"
     planned = client.post("/v1/runs", json=ready).json()
     assert problem(client.post(f"{planned['href']}/production", json={}), 409)["state"] == "planned"
+    assert problem(client.post(f"{planned['href']}/resume"), 409)["state"] == "planned"
     problem(client.get("/v1/nothing"), 404)
     problem(client.put("/v1/runs"), 405)
 
@@ -133,7 +134,7 @@ def test_a_request_says_every_field_that_is_wrong(client, ready):
 
 def test_rules_that_need_mending_are_told_with_their_places(client):
     found = problem(client.post("/v1/models", json={"name": "m", "csv": "label,content\na,\nb,x\n,y\n"}), 422)
-    assert [fault["where"] for fault in found["errors"]] == ["csv.csv:2", "csv.csv:4"]
+    assert [fault["where"] for fault in found["errors"]] == ["rules.csv:2", "rules.csv:4"]
     rules = {"rules": [{"label": "a", "any": [{"regex": "("}]}]}
     found = problem(client.post("/v1/models", json={"name": "m", "rules": rules}), 422)
     assert found["errors"][0]["where"] == "rules.0"
@@ -263,6 +264,23 @@ def test_abort_resume_and_delete(client, app, ready, tmp_path):
     assert client.delete(run["href"]).json()["state"] == "deleting"
     app.work_on(run["id"])
     problem(client.get(run["href"]), 404)
+
+
+def test_an_aborted_run_says_what_it_kept_and_production_of_that_is_made_only_when_asked(client, app, ready):
+    run = client.post("/v1/runs", json=ready).json()
+    worker, worker_id = app.worker(), app.store.workers.add("test", 1)
+    for _ in range(3):
+        worker.handle(app.store.jobs.take(worker_id))
+    client.post(f"{run['href']}/abort")
+    app.work_on(run["id"])
+    task = client.get(run["href"]).json()["tasks"][0]
+    assert (task["state"], task["statistics"]["complete"], task["statistics"]["read"]) == ("aborted", False, 14)
+    assert "partial" in problem(client.post(f"{run['href']}/production", json={}), 409)["detail"]
+    assert client.post(f"{run['href']}/production", json={"partial": True}).status_code == 202
+    app.work_on(run["id"])
+    found = client.get(run["href"]).json()
+    assert (found["state"], found["tasks"][0]["state"]) == ("aborted", "aborted")
+    assert found["tasks"][0]["statistics"]["groups"]["all"]["production"] > 0
 
 
 def test_a_run_whose_target_is_gone_is_forgotten_when_asked(client, app, ready, tmp_path):

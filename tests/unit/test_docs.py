@@ -9,6 +9,9 @@ import pytest
 import typer
 
 from audience import errors
+from audience.api.metrics import Metrics
+from audience.api.server import create_api
+from audience.app import App
 from audience.cli.main import app
 from audience.settings import Settings
 from audience.tables.base import SourceSpec
@@ -31,7 +34,8 @@ def commands(command, words=("audience",)) -> Iterator[tuple[str, typer.core.Typ
 
 
 COMMANDS = dict(commands(PROGRAM))
-OPTIONS = sorted({name for c in COMMANDS.values() for p in c.params for name in (*p.opts, *p.secondary_opts)})
+SHOWN = [p for c in COMMANDS.values() for p in c.params if not getattr(p, "hidden", False)]
+OPTIONS = sorted({name for p in SHOWN for name in (*p.opts, *p.secondary_opts)})
 
 
 def without_blocks(text: str) -> str:
@@ -85,6 +89,24 @@ def test_every_field_of_a_source_is_in_the_docs(name: str) -> None:
     assert re.search(rf"^\| `{name}` \|", (ROOT / "docs" / "sources.md").read_text("utf-8"), re.MULTILINE)
 
 
+@pytest.fixture
+def records(tmp_path: Path) -> App:
+    return App(Settings(home=tmp_path))
+
+
+def test_every_route_is_in_the_docs_and_no_other(records: App) -> None:
+    page = (ROOT / "docs" / "api.md").read_text("utf-8")
+    paths = create_api(records).openapi()["paths"]
+    routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    assert set(re.findall(r"^\| `([A-Z]+ /[^`]*)` \|", page, re.MULTILINE)) == routes
+
+
+def test_every_metric_is_in_the_docs_and_no_other(records: App) -> None:
+    page = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    names = {metric.name for metric in Metrics(records).registry.collect()}
+    assert set(re.findall(r"^\| `(audience_\w+)` \|", page, re.MULTILINE)) == names
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", without_blocks(page.read_text("utf-8"))):
@@ -130,5 +152,5 @@ def test_both_readmes_give_the_same_commands() -> None:
 
 def test_the_benchmark_finds_its_places_in_the_docs() -> None:
     page = (ROOT / "docs" / "performance.md").read_text("utf-8")
-    for section in ("bench", "large"):
+    for section in ("bench", "large", "service"):
         assert 0 < page.index(f"<!-- {section} -->") < page.index(f"<!-- end of {section} -->")

@@ -252,7 +252,7 @@ class GroupNumbers(BaseModel):
 
 
 class Statistics(BaseModel):
-    """Numbers of a task; of its finished partitions only, as long as it is not `complete`."""
+    """Numbers of a task; when they are not `complete`, of its finished partitions only."""
 
     complete: bool
     read: int
@@ -289,7 +289,8 @@ class TaskView(BaseModel):
     def of(cls, task: Record) -> "TaskView":
         spec = task["spec"]
         numbers = task.get("report") or task.get("so_far")
-        statistics = {**numbers, "complete": bool(task.get("report"))} if numbers else None
+        complete = bool(task.get("report")) and task["state"] in ("producing", "done")
+        statistics = {**numbers, "complete": complete} if numbers else None
         return cls.model_validate(
             {
                 **{name: task[name] for name in ("id", "state", "progress", "error")},

@@ -40,7 +40,7 @@ def _rules(body: NewModel) -> tuple[RuleSet, tuple[str, ...]]:
     if (body.rules is None) == (body.csv is None):
         raise BadInput("a model is made of `rules`, or of `csv`: give one of them")
     if body.csv is not None:
-        return parse_rules(body.csv.encode(), "csv.csv", **given)
+        return parse_rules(body.csv.encode(), "rules.csv", **given)
     assert body.rules is not None
     if given:
         raise BadInput(f"{', '.join(given)}: beside `csv` only; write it into `rules`")

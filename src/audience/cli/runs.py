@@ -194,11 +194,14 @@ def delete(
 
     if not detach and not forget:
         app.work_on(run_id, stuck)
+    name = run_id[:12]
     if waiting_for:
-        console.print(f"run {run_id[:12]} is being deleted; its rows wait: {waiting_for[0]}", soft_wrap=True)
+        console.print(f"run {name} is being deleted; its rows wait: {waiting_for[0]}", soft_wrap=True)
         console.print("workers of `audience up` go on trying; so does this command, when it is given again")
+    elif forget:
+        console.print(f"forgot run {name}; rows of it in a target that could not be reached stay there")
     else:
-        console.print(f"deleted run {run_id[:12]} and all its rows" if not detach else f"deleting run {run_id[:12]}")
+        console.print(f"deleting run {name}" if detach else f"deleted run {name} and all its rows")
 
 
 @commands.command("set-aside")

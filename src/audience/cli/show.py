@@ -85,7 +85,12 @@ def run_report(run: dict[str, Any], where: dict[str, tuple[str, str | None]]) ->
     for task in run["tasks"]:
         _task_report(task)
     if run["error"]:
-        console.print(f"[red]{escape(run['error'])}[/]")
+        console.print(f"[red]{escape(run['error'])}[/]", soft_wrap=True)
+    if run["state"] in ("failed", "aborted"):
+        name = run["id"][:12]
+        console.print(f"go on with it: audience run resume {name}")
+        if any(task["report"] for task in run["tasks"]):
+            console.print(f"production of what is finished: audience production {name} --partial")
     console.print()
     for group, (results, production) in where.items():
         console.print(f"[bold]{group}[/]  results     {escape(results)}", soft_wrap=True)
@@ -100,8 +105,8 @@ def _task_report(task: dict[str, Any]) -> None:
         return
     seconds = report["seconds"]
     peak = f"{report['peak_memory_mb']:,.0f} MB" if report["peak_memory_mb"] else "-"
-    if of_production := report.get("production_peak_memory_mb"):
-        peak += f" (production {of_production:,.0f} MB)"
+    if (report["peak_memory_by"] or "").startswith("sampled"):
+        peak += " (sampled)"
     console.print(
         f"[bold]{escape(task['spec']['name'])}[/]  {report['read']:,} rows in {seconds:,.1f} s  "
         f"[bold]{report['read'] / max(seconds, 0.001):,.0f} rows/s[/]  peak memory {peak}"
@@ -122,7 +127,9 @@ def _task_report(task: dict[str, Any]) -> None:
     ]
     table("", columns, rows)
     if task["state"] != "done":
-        console.print(f"[yellow]{task['state']} after {report['read']:,} of {report['planned']:,} rows[/]")
+        console.print(
+            f"[yellow]{task['state']} after {report['read']:,} of {report['planned']:,} rows; these are kept[/]"
+        )
     for line in _left_out(report, ended=task["state"] == "done"):
         console.print(f"[yellow]{escape(line)}[/]")
 
@@ -147,7 +154,7 @@ def _left_out(report: dict[str, Any], *, ended: bool) -> Iterable[str]:
     for reason, n in report["set_aside"].items():
         yield f"{n:,} rows set aside: {reason}"
     for row_id, reason in report["bad_rows"][:3]:
-        yield f"  e.g. row {row_id}: {reason}"
+        yield f"  e.g. {'a row without an id' if row_id is None else f'row {row_id}'}: {reason}"
     if report["missing"] and ended:
         yield f"planned {report['planned']:,} rows, read {report['read']:,}: the source changed in between"
     if report["outside"]:

@@ -49,7 +49,7 @@ class Runs:
         else:
             found = self.database.rows(query.where(schema.run.c.id.startswith(reference, autoescape=True)).limit(2))
         if not found or not reference:
-            raise NotFound(f"there is no run {reference!r}; `audience run list` shows them")
+            raise NotFound(f"there is no run {reference!r}")
         if len(found) > 1:
             raise BadInput(f"several runs begin with {reference!r}: give more of the id")
         return found[0]
@@ -120,8 +120,8 @@ class Runs:
         """Goes on with the tasks that failed or were aborted, from what their targets hold."""
         with self.database.writing() as connection:
             present = _state(connection, schema.run, run_id)
-            if present == "done":
-                raise Conflict(f"the run {run_id} is done; there is nothing to resume", present)
+            if present not in ("failed", "aborted"):
+                raise Conflict(f"the run {run_id} is {present}; one that failed or was aborted can be resumed", present)
             move(connection, schema.run, run_id, "running", actor)
             for task in self._tasks(connection, run_id, {"failed", "aborted"}):
                 _raise_fence(connection, task["id"])
