@@ -43,7 +43,7 @@ class SourceBody(Request):
 
     def options(self) -> Record:
         """Everything but the URL."""
-        return {**self.model_dump(exclude={"url"} | ({"name"} & set(type(self).model_fields)), exclude_unset=True)}
+        return self.model_dump(include=set(SourceBody.model_fields) - {"url"}, exclude_unset=True)
 
 
 class NewSource(SourceBody):

@@ -109,6 +109,7 @@ class Worker:
         self._active: dict[int, Watch] = {}
         self._idle: set[int] = set()
         self._delays = Delays()
+        self._looking = threading.Lock()
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._ended = threading.Event()
@@ -159,8 +160,18 @@ class Worker:
                 self._changed.wait(POLL_S)
 
     def _take(self) -> Record | None:
-        ripe = self._delays.ripe(self.store.jobs.delayed(), time.monotonic())
-        return self.store.jobs.take(self._id, ripe, self.run_id)
+        """The next job. One thread looks at a time; when it finds one, the others look too."""
+        if not self._looking.acquire(blocking=False):
+            return None
+        try:
+            ripe = self._delays.ripe(self.store.jobs.delayed(), time.monotonic())
+            job = self.store.jobs.take(self._id, ripe, self.run_id)
+        finally:
+            self._looking.release()
+        if job is not None:
+            with self._changed:
+                self._changed.notify_all()
+        return job
 
     def handle(self, job: Record) -> None:
         """Carries out a job that was taken, and ends it one way or another."""
