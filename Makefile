@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 CONSTRAINTS := constraints/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak check fix bench bench-large constraints clean
+.PHONY: help demo test soak check fix bench bench-large diagram constraints clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -28,21 +28,27 @@ check: $(VENV)/installed-dev ## style, types, imports; reports only
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python docs/diagram.py --check
 
 fix: $(VENV)/installed-dev ## mend style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+diagram: $(VENV)/installed-dev ## draw the packages and their imports into docs/architecture.md
+	$(BIN)/python docs/diagram.py
+
 bench: $(VENV)/installed-bench ## speed and memory side by side with the row-wise baseline
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/service.py
+	$(BIN)/python benchmarks/databases.py
 
 bench-large: $(VENV)/installed-bench ## memory on ten million rows
 	$(BIN)/python benchmarks/bench.py --large
+	$(BIN)/python benchmarks/databases.py --large
 
 constraints: $(VENV)/installed-dev ## lock the newest versions again
 	$(PIP) install uv
-	$(BIN)/uv pip compile pyproject.toml --group dev --group bench --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --group bench --universal --python-version 3.11 \
 		--no-emit-index-url --no-header --no-annotate --upgrade --quiet --output-file $(CONSTRAINTS)
 
 clean: ## remove what the other targets made
@@ -63,9 +69,10 @@ $(VENV)/installed: $(VENV)/python pyproject.toml $(CONSTRAINTS)
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	@$(PIP) install --constraint $(CONSTRAINTS) --group dev
+	@$(PIP) install --constraint $(CONSTRAINTS) --editable ".[all]" --group dev
 	@touch $@
 
 $(VENV)/installed-bench: $(VENV)/installed
-	@$(PIP) install --constraint $(CONSTRAINTS) --group bench
+	@$(PIP) install --constraint $(CONSTRAINTS) --editable ".[all]" --group bench
+	@$(PIP) install --no-deps snorkel==0.10.0  # its applier alone: what it asks for beside would be gigabytes
 	@touch $@
