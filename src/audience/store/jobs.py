@@ -1,15 +1,27 @@
 """The queue of work: taking jobs in turn, and finishing each exactly once."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from audience.errors import Conflict
 from audience.store import schema
-from audience.store.database import Database, Record, rows_of
+from audience.store.database import Database, Record, rows_of, total
+from audience.store.queues import Share, share_of, within
 from audience.store.states import JOB_MOVES, OPEN_JOB, sources_of
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A job that waits, and of which `times` messages were sent since it was last taken; `attempts` as in the job."""
+
+    job: int
+    share: Share
+    attempts: int
+    times: int
 
 
 class Jobs:
@@ -26,10 +38,17 @@ class Jobs:
         with self.database.reading() as connection:
             return {(job_id, attempts): delay_s for job_id, attempts, delay_s in connection.execute(query)}
 
-    def take(self, worker: str, ripe: Collection[int] = (), run_id: str | None = None) -> Record | None:
-        """The next job, for this worker; of this run only if one is given. `ripe` have waited long enough. None when
-        there is none."""
-        query = _next(ripe, run_id)
+    def take(
+        self,
+        worker: str,
+        ripe: Collection[int] = (),
+        run_id: str | None = None,
+        served: Sequence[Share] | None = None,
+        without: Collection[str] = (),
+    ) -> Record | None:
+        """The next job, for this worker; of this run, and of what is served only, if that is given; of no run in
+        `without`. `ripe` have waited long enough. None when there is none."""
+        query = _next(ripe, run_id, served, without)
         with self.database.reading() as connection:
             if connection.execute(query).first() is None:
                 return None
@@ -40,12 +59,56 @@ class Jobs:
             _serve(connection, found[0]["run_id"])
             return {**found[0], "worker": worker, "state": "taken", "attempts": found[0]["attempts"] + 1}
 
-    def claim(self, job_id: int, worker: str) -> Record | None:
-        """One job, for this worker, if it is still waiting: a message may come twice."""
+    def claim(self, job_id: int, worker: str, without: Collection[str] = ()) -> Record | None:
+        """One job, for this worker, if it is still waiting: a message may come twice. One of a run in `without` is to
+        be sent again, to others."""
+        job = schema.job
+        left = sa.update(job).where(job.c.id == job_id, job.c.state == "waiting", job.c.run_id.in_(without))
         with self.database.writing() as connection:
+            if without and connection.execute(left.values(sent=0)).rowcount:
+                return None
             if not _claim(connection, job_id, worker):
                 return None
             return rows_of(connection, sa.select(schema.job).where(schema.job.c.id == job_id))[0]
+
+    # messages: they only say that a job waits
+
+    def sent(self) -> list[Sent]:
+        """Jobs that wait, and of which a message was sent."""
+        job, run = schema.job, schema.run
+        columns = (job.c.id, run.c.queue, job.c.kind, job.c.attempts, job.c.sent)
+        query = sa.select(*columns).join(run, run.c.id == job.c.run_id).where(job.c.state == "waiting", job.c.sent > 0)
+        with self.database.reading() as connection:
+            rows = connection.execute(query).all()
+        return [Sent(job_id, share_of(queue, kind), attempts, n) for job_id, queue, kind, attempts, n in rows]
+
+    def send_next(self, share: Share, ripe: Collection[int], most: int) -> Sent | None:
+        """The next job of which a message is now to be sent, in the order in which jobs are taken; it counts as sent.
+        None when there is none, or when messages of as many jobs as there may be are under way."""
+        query = _next(ripe, served=[share], only=schema.job.c.sent == 0)
+        with self.database.reading() as connection:
+            if connection.execute(query).first() is None or _n_sent(connection, share) >= most:
+                return None
+        with self.database.writing() as connection:
+            found = rows_of(connection, query)
+            if not found or _n_sent(connection, share) >= most:
+                return None
+            present = Sent(found[0]["id"], share, found[0]["attempts"], 0)
+            if not _count_sent(connection, present, 1):
+                return None
+            _serve(connection, found[0]["run_id"])
+        return replace(present, times=1)
+
+    def send_again(self, sent: Sent) -> Sent | None:
+        """Counts one more message of a job that still waits as it did; None when another counted first."""
+        with self.database.writing() as connection:
+            counted = _count_sent(connection, sent, sent.times + 1)
+        return replace(sent, times=sent.times + 1) if counted else None
+
+    def not_sent(self, sent: Sent) -> None:
+        """The message could not be sent."""
+        with self.database.writing() as connection:
+            _count_sent(connection, sent, sent.times - 1)
 
     @contextmanager
     def finishing(self, job: Record, state: str = "done", **values: Any) -> Iterator[sa.Connection]:
@@ -61,6 +124,11 @@ class Jobs:
         values = {"delay_s": delay_s, "error": reason, "n_read": 0, "failures": job["failures"] + 1}
         with self.database.writing() as connection:
             _move(connection, job, "waiting", worker=None, **values)
+
+    def leave(self, job: Record, reason: str) -> None:
+        """To be taken by another at once: no failure. Nothing when it is not the owner's any more."""
+        with self.database.writing() as connection:
+            _move(connection, job, "waiting", worker=None, error=reason, n_read=0)
 
     def give_back(self, worker: str, job_ids: Collection[int]) -> None:
         """Jobs that this worker has taken and does not work on, for others."""
@@ -88,7 +156,7 @@ class Jobs:
 
     def rows_read(self) -> int:
         with self.database.reading() as connection:
-            return int(connection.execute(sa.select(sa.func.sum(schema.job.c.n_read))).scalar() or 0)
+            return int(connection.execute(sa.select(total(schema.job.c.n_read))).scalar() or 0)
 
 
 def add_jobs(
@@ -111,14 +179,27 @@ def add_jobs(
         connection.execute(sa.insert(schema.job), rows)
 
 
-def _next(ripe: Collection[int], run_id: str | None) -> sa.Select[Any]:
+def _next(
+    ripe: Collection[int],
+    run_id: str | None = None,
+    served: Sequence[Share] | None = None,
+    without: Collection[str] = (),
+    only: sa.ColumnElement[bool] | None = None,
+) -> sa.Select[Any]:
     """Urgent jobs first, then those of the run with the highest priority that was served least recently."""
     job, run = schema.job, schema.run
     ready = (job.c.delay_s == 0) | job.c.id.in_(ripe)
-    query = sa.select(job).join(run, run.c.id == job.c.run_id).where(job.c.state == "waiting", ready)
+    query = sa.select(job.c.id).join(run, run.c.id == job.c.run_id).where(job.c.state == "waiting", ready)
     if run_id is not None:
         query = query.where(job.c.run_id == run_id)
-    return query.order_by(job.c.urgent.desc(), run.c.priority.desc(), run.c.served, job.c.id).limit(1)
+    if served is not None:
+        query = query.where(within(served))
+    if without:
+        query = query.where(job.c.run_id.not_in(without))
+    if only is not None:
+        query = query.where(only)
+    first = query.order_by(job.c.urgent.desc(), run.c.priority.desc(), run.c.served, job.c.id).limit(1)
+    return sa.select(job).where(job.c.id == first.scalar_subquery())  # sorting whole rows is slow where there are many
 
 
 def _claim(connection: sa.Connection, job_id: int, worker: str) -> bool:
@@ -127,7 +208,22 @@ def _claim(connection: sa.Connection, job_id: int, worker: str) -> bool:
     alive = sa.exists().where(schema.worker.c.id == worker)
     guarded = sa.update(job).where(job.c.id == job_id, job.c.state.in_(sources_of("taken", JOB_MOVES)), alive)
     values = {"state": "taken", "worker": worker, "attempts": job.c.attempts + 1, "delay_s": 0, "error": None}
-    return connection.execute(guarded.values(values)).rowcount == 1
+    return connection.execute(guarded.values({**values, "sent": 0})).rowcount == 1
+
+
+def _n_sent(connection: sa.Connection, share: Share) -> int:
+    """Jobs that wait, and of which a message is under way."""
+    job, run = schema.job, schema.run
+    query = sa.select(sa.func.count()).select_from(job).join(run, run.c.id == job.c.run_id)
+    query = query.where(job.c.state == "waiting", job.c.sent > 0, within([share]))
+    return int(connection.execute(query).scalar() or 0)
+
+
+def _count_sent(connection: sa.Connection, seen: Sent, times: int) -> bool:
+    """Only if the job still is as it was seen: of two that want to send, one does."""
+    c = schema.job.c
+    as_seen = (c.id == seen.job, c.state == "waiting", c.attempts == seen.attempts, c.sent == seen.times)
+    return connection.execute(sa.update(schema.job).where(*as_seen).values(sent=times)).rowcount == 1
 
 
 def _serve(connection: sa.Connection, run_id: str) -> None:

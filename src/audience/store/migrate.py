@@ -5,16 +5,16 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from audience.errors import Conflict
-from audience.store.database import WRITES
+from audience.store.engines import mapped_errors, migrating
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-LATEST = "0002"
+LATEST = "0005"
 """The newest of `migrations/versions`; here, so that opening a store needs no Alembic."""
 
 
 def revision_of(engine: sa.Engine) -> str | None:
     """The revision of the store; None for a new one."""
-    with engine.connect() as connection:
+    with mapped_errors(engine), engine.connect() as connection:
         return _revision(connection)
 
 
@@ -25,15 +25,15 @@ def _revision(connection: sa.Connection) -> str | None:
 
 
 def migrate(engine: sa.Engine) -> tuple[str | None, str]:
-    """(revision before, revision now). One transaction under the write lock: of two at once, the second waits and
-    finds it done; one that is killed leaves the store as it was."""
+    """(revision before, revision now). Of two at once, the second waits and finds it done. One that is killed leaves
+    the store as it was; MariaDB and MySQL keep the steps that were done, and the next migration goes on from there."""
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.set_main_option("path_separator", "os")
-    with engine.execution_options(**WRITES).begin() as connection:
+    with mapped_errors(engine), migrating(engine) as connection:
         before = _revision(connection)
         _refuse_newer(before)
         config.attributes["connection"] = connection
@@ -44,11 +44,19 @@ def migrate(engine: sa.Engine) -> tuple[str | None, str]:
 def ensure_current(engine: sa.Engine) -> None:
     """Makes a new store. Refuses one of another version: migrating is its owner's decision."""
     present = revision_of(engine)
+    if present is not None and present < LATEST:
+        present = _settled_revision(engine)
     if present is None:
         migrate(engine)
     elif present != LATEST:
         _refuse_newer(present)
         raise Conflict(f"the records are of an older version ({present}, now {LATEST}): run `audience migrate`")
+
+
+def _settled_revision(engine: sa.Engine) -> str | None:
+    """After whoever migrates the store at this moment."""
+    with migrating(engine) as connection:
+        return _revision(connection)
 
 
 def _refuse_newer(present: str | None) -> None:

@@ -1,21 +1,28 @@
 """Sources, models, mappings, and answers to repeated requests. Every change leaves an audit row in its transaction."""
 
 import datetime as dt
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from audience.errors import BadInput, Conflict, NotFound
 from audience.store import schema
-from audience.store.database import Database, Record, mapped_errors, note, now
+from audience.store.blobs import Blobs
+from audience.store.database import Database, Record, canonical, make_home, note, now
+from audience.store.engines import mapped_errors, open_engine
 from audience.store.jobs import Jobs
 from audience.store.migrate import ensure_current
+from audience.store.publications import Publications
 from audience.store.runs import Runs
 from audience.store.tasks import Tasks
 from audience.store.workers import Workers
 
+LARGEST = 64 * 2**10
+"""Bytes of a definition that is kept in its row: databases limit the size of a value, and of what is sent at once."""
 KEPT = dt.timedelta(days=7)
 """How long answers are kept for requests that come again."""
 
@@ -30,53 +37,70 @@ class Once:
     digest: str = ""
     body: Record = field(default_factory=dict)
 
+    def answered(self, connection: sa.Connection) -> bool:
+        """Whether the same request was carried out before; then `body` is what it was answered."""
+        if self.key is None:
+            return False
+        c = schema.answer.c
+        found = connection.execute(sa.select(c.digest, c.body).where(c.idempotency_key == self.key)).first()
+        if found is None:
+            return False
+        if found[0] != self.digest:
+            raise BadInput(f"the Idempotency-Key {self.key!r} was used for another request: choose a new key")
+        self.body = found[1]
+        return True
+
     def keep(self, connection: sa.Connection, made: Any) -> None:
         self.body = self.answer(made)
-        if self.key is None:
-            return
-        row = {"idempotency_key": self.key, "digest": self.digest, "body": self.body, "created_at": now()}
-        connection.execute(sa.delete(schema.answer).where(schema.answer.c.created_at < now(ago=KEPT)))
-        try:
+        if self.key is not None:
+            connection.execute(sa.delete(schema.answer).where(schema.answer.c.created_at < now(ago=KEPT)))
+            row = {"idempotency_key": self.key, "digest": self.digest, "body": self.body, "created_at": now()}
             connection.execute(sa.insert(schema.answer).values(row))
-        except sa.exc.IntegrityError:
-            raise Conflict("the same request is being carried out just now: ask again for its answer") from None
+
+
+def open_store(home: Path, url: str, blobs_url: str) -> "Store":
+    """The records at this URL; `home` is made when it is missing."""
+    make_home(home)
+    return Store(open_engine(url), Blobs(blobs_url))
 
 
 class Store:
     """The records of one installation."""
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, blobs: Blobs) -> None:
         with mapped_errors(engine):
             ensure_current(engine)
         self.database = Database(engine)
+        self.blobs = blobs
         self.runs = Runs(self.database)
         self.tasks = Tasks(self.database)
         self.jobs = Jobs(self.database)
         self.workers = Workers(self.database)
+        self.publications = Publications(self.database)
 
     def audit(self, subjects: list[str] | None = None, after: int = 0) -> list[Record]:
         """Who did what, oldest first; of these records only, and of the time since the audit row `after`."""
         query = sa.select(schema.audit).where(schema.audit.c.id > after).order_by(schema.audit.c.id)
         return self.database.rows(query if subjects is None else query.where(schema.audit.c.subject.in_(subjects)))
 
-    def answered(self, key: str, digest: str) -> Record | None:
-        """What the request with this key was answered; null when it is new."""
-        found = self.database.rows(sa.select(schema.answer).where(schema.answer.c.idempotency_key == key))
-        if found and found[0]["digest"] != digest:
-            raise BadInput(f"the Idempotency-Key {key!r} was used for another request: choose a new key")
-        return found[0]["body"] if found else None
+    def answered(self, once: Once) -> bool:
+        """Whether the same request was carried out before."""
+        with self.database.reading() as connection:
+            return once.answered(connection)
 
     # sources
 
     def add_source(self, name: str, spec: Record, actor: str, once: Once | None = None) -> None:
         row = {"name": name, "spec": spec, "created_by": actor, "created_at": now()}
-        try:
-            with self.database.changing(actor, "source.add", name) as connection:
-                connection.execute(sa.insert(schema.source).values(row))
-                if once:
-                    once.keep(connection, row)
-        except sa.exc.IntegrityError:
-            raise Conflict(f"there is a source {name!r} already: remove it first, or choose another name") from None
+        with self.database.writing() as connection:
+            if once and once.answered(connection):
+                return
+            if connection.execute(sa.select(schema.source.c.name).where(schema.source.c.name == name)).first():
+                raise Conflict(f"there is a source {name!r} already: remove it first, or choose another name")
+            connection.execute(sa.insert(schema.source).values(row))
+            note(connection, actor, "source.add", name)
+            if once:
+                once.keep(connection, row)
 
     def source(self, name: str) -> Record:
         found = self.database.rows(sa.select(schema.source).where(schema.source.c.name == name))
@@ -105,14 +129,21 @@ class Store:
         actor: str,
         once: Once | None = None,
     ) -> str:
-        """`name@version`; the same definition again is the same version."""
+        """`name@version`; the same definition again is the same version. A large one is a blob before its row tells of
+        it."""
+        large = len(content := canonical(definition)) > LARGEST
+        if large:
+            digest = self.blobs.put(content)
         with self.database.writing() as connection:
+            if once and once.answered(connection):
+                return str(once.body["model"])
             model = schema.model
             versions = connection.execute(sa.select(model.c.version, model.c.digest).where(model.c.name == name)).all()
             same = [version for version, known in versions if known == digest]
             version = same[-1] if same else max((version for version, _ in versions), default=0) + 1
             if not same:
-                row = {"name": name, "version": version, "kind": kind, "digest": digest, "definition": definition}
+                row = {"name": name, "version": version, "kind": kind, "digest": digest}
+                row |= {"definition": sa.null() if large else definition}
                 row |= {"warnings": warnings, "created_by": actor, "created_at": now()}
                 connection.execute(sa.insert(model).values(row))
                 note(connection, actor, "model.add", name, digest=digest)
@@ -129,10 +160,16 @@ class Store:
             raise NotFound(f"there is no model {name!r}; models: {known}")
         for found in versions if version else versions[-1:]:
             if not version or str(found["version"]) == version:
-                return found
+                return self._whole(found)
         raise NotFound(f"the model {name!r} has no version {version!r}; it has 1 to {versions[-1]['version']}")
 
+    def _whole(self, model: Record) -> Record:
+        if model["definition"] is not None:
+            return model
+        return {**model, "definition": json.loads(self.blobs.get(model["digest"]))}
+
     def models(self, name: str | None = None) -> list[Record]:
+        """Every version; `definition` is null of those that are kept as blobs."""
         query = sa.select(schema.model).order_by(schema.model.c.name, schema.model.c.version)
         return self.database.rows(query if name is None else query.where(schema.model.c.name == name))
 

@@ -8,8 +8,9 @@ import sqlalchemy as sa
 
 from audience.errors import BadInput, Conflict, NotFound
 from audience.store import schema
-from audience.store.database import Database, Record, new_id, note, now, rows_of
+from audience.store.database import Database, Record, new_id, note, now, rows_of, total
 from audience.store.jobs import add_jobs, last_served
+from audience.store.queues import DEFAULT
 from audience.store.states import FINAL, GOING_ON, OPEN_JOB, sources_of, state_of_run
 
 if TYPE_CHECKING:
@@ -23,13 +24,21 @@ class Runs:
         self.database = database
 
     def add(
-        self, spec: Record, tasks: Iterable[Record], actor: str, priority: int = 0, once: "Once | None" = None
+        self,
+        spec: Record,
+        tasks: Iterable[Record],
+        actor: str,
+        priority: int = 0,
+        once: "Once | None" = None,
+        queue: str = DEFAULT,
     ) -> str:
         """A run of these tasks, planned, and the jobs that begin it; its id."""
         run_id = new_id()
         created = {"created_by": actor, "created_at": now()}
-        row = {"id": run_id, "state": "planned", "spec": spec, "priority": priority, **created}
-        with self.database.changing(actor, "run.add", run_id) as connection:
+        row = {"id": run_id, "state": "planned", "spec": spec, "priority": priority, "queue": queue, **created}
+        with self.database.writing() as connection:
+            if once and once.answered(connection):
+                return str(once.body["id"])
             row["served"] = last_served(connection) + 1  # at the end of the line
             connection.execute(sa.insert(schema.run).values(row))
             for number, task in enumerate(tasks):
@@ -37,6 +46,7 @@ class Runs:
                 values = {"id": task_id, "run_id": run_id, "number": number, "spec": task, "state": "planned"}
                 connection.execute(sa.insert(schema.task).values({**values, "fence": 1, **created}))
                 add_jobs(connection, run_id, "plan", task_id=task_id, fence=1)
+            note(connection, actor, "run.add", run_id)
             if once:
                 once.keep(connection, row)
         return run_id
@@ -184,11 +194,11 @@ def _no_production(run_id: str, present: str) -> str:
 def _progress(connection: sa.Connection, run_id: str) -> dict[str | None, Record]:
     """task (null: the run itself) -> how far it is: partitions, rows read, jobs under way, and why one waits."""
     job = schema.job
-    parts = sa.func.sum(sa.case((job.c.kind == "partition", 1), else_=0))
-    done = sa.func.sum(sa.case(((job.c.kind == "partition") & (job.c.state == "done"), 1), else_=0))
-    working = sa.func.sum(sa.case((job.c.state == "taken", 1), else_=0))
+    parts = total(sa.case((job.c.kind == "partition", 1), else_=0))
+    done = total(sa.case(((job.c.kind == "partition") & (job.c.state == "done"), 1), else_=0))
+    working = total(sa.case((job.c.state == "taken", 1), else_=0))
     waiting_for = sa.func.max(sa.case((job.c.state.in_(OPEN_JOB), job.c.error), else_=None))
-    columns = (job.c.task_id, parts, done, sa.func.sum(job.c.n_read), working, waiting_for)
+    columns = (job.c.task_id, parts, done, total(job.c.n_read), working, waiting_for)
     query = sa.select(*columns).where(job.c.run_id == run_id).group_by(job.c.task_id)
     return {
         task_id: dict(zip(NO_PROGRESS, numbers, strict=True)) for task_id, *numbers in connection.execute(query).all()

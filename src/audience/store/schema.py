@@ -2,12 +2,14 @@
 
 import sqlalchemy as sa
 
+from audience.store.types import DOCUMENT, REAL, SERIAL, Exact, Prose
+
 metadata = sa.MetaData()
 
-NAME = sa.String(100)
-ID = sa.String(32)
-STATE = sa.String(16)
-TIME = sa.String(32)
+NAME = Exact(100)
+ID = Exact(32)
+STATE = Exact(16)
+TIME = Exact(32)
 
 
 def _created() -> list[sa.Column[str]]:
@@ -18,7 +20,7 @@ source = sa.Table(
     "source",
     metadata,
     sa.Column("name", NAME, primary_key=True),
-    sa.Column("spec", sa.JSON, nullable=False),
+    sa.Column("spec", DOCUMENT, nullable=False),
     *_created(),
 )
 
@@ -28,26 +30,29 @@ model = sa.Table(
     sa.Column("name", NAME, primary_key=True),
     sa.Column("version", sa.Integer, primary_key=True),
     sa.Column("kind", NAME, nullable=False),
-    sa.Column("digest", sa.String(64), nullable=False),
-    sa.Column("definition", sa.JSON, nullable=False),
-    sa.Column("warnings", sa.JSON, nullable=False),
+    sa.Column("digest", Exact(64), nullable=False),
+    sa.Column("definition", DOCUMENT, nullable=True),
+    sa.Column("warnings", DOCUMENT, nullable=False),
     *_created(),
 )
+"""`definition` is null when it is large: then it is the blob of the `digest`."""
 
 run = sa.Table(
     "run",
     metadata,
     sa.Column("id", ID, primary_key=True),
     sa.Column("state", STATE, nullable=False, index=True),
-    sa.Column("spec", sa.JSON, nullable=False),
-    sa.Column("error", sa.Text, nullable=True),
+    sa.Column("spec", DOCUMENT, nullable=False),
+    sa.Column("error", Prose(), nullable=True),
     sa.Column("started_at", TIME, nullable=True),
     sa.Column("finished_at", TIME, nullable=True),
     sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
     sa.Column("served", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("queue", Exact(40), nullable=False, server_default="default"),
     *_created(),
 )
-"""`priority`: higher first. `served`: when a job of it was taken last, counted over all runs: the least is next."""
+"""`priority`: higher first. `served`: when a job of it was taken last, counted over all runs: the least is next.
+`queue`: only workers that serve it take its jobs."""
 
 task = sa.Table(
     "task",
@@ -55,19 +60,19 @@ task = sa.Table(
     sa.Column("id", ID, primary_key=True),
     sa.Column("run_id", ID, sa.ForeignKey("run.id"), nullable=False, index=True),
     sa.Column("number", sa.Integer, nullable=False),
-    sa.Column("spec", sa.JSON, nullable=False),
+    sa.Column("spec", DOCUMENT, nullable=False),
     sa.Column("state", STATE, nullable=False),
     sa.Column("n_planned", sa.BigInteger, nullable=True),
-    sa.Column("set_aside", sa.JSON, nullable=True),
-    sa.Column("report", sa.JSON, nullable=True),
-    sa.Column("error", sa.Text, nullable=True),
+    sa.Column("set_aside", DOCUMENT, nullable=True),
+    sa.Column("report", DOCUMENT, nullable=True),
+    sa.Column("error", Prose(), nullable=True),
     sa.Column("fence", sa.Integer, nullable=False, server_default="0"),
     sa.Column("touched", sa.Boolean, nullable=False, server_default="0"),
     sa.Column("started_at", TIME, nullable=True),
-    sa.Column("worked_s", sa.Float, nullable=False, server_default="0"),
+    sa.Column("worked_s", REAL, nullable=False, server_default="0"),
     sa.Column("by_author", sa.Boolean, nullable=True),
-    sa.Column("peak_mb", sa.Float, nullable=True),
-    sa.Column("peak_by", sa.String(40), nullable=True),
+    sa.Column("peak_mb", REAL, nullable=True),
+    sa.Column("peak_by", Exact(40), nullable=True),
     *_created(),
 )
 """`fence` counts starts, aborts and resumes: the target refuses writers with an older one. `touched`: something of it
@@ -80,14 +85,14 @@ partition = sa.Table(
     metadata,
     sa.Column("task_id", ID, sa.ForeignKey("task.id"), primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("slice", sa.JSON, nullable=False),
+    sa.Column("slice", DOCUMENT, nullable=False),
     sa.Column("n_rows", sa.BigInteger, nullable=False),
 )
 
 job = sa.Table(
     "job",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", SERIAL, primary_key=True, autoincrement=True),
     sa.Column("run_id", ID, sa.ForeignKey("run.id"), nullable=False, index=True),
     sa.Column("task_id", ID, sa.ForeignKey("task.id"), nullable=True),
     sa.Column("kind", STATE, nullable=False),
@@ -99,11 +104,12 @@ job = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("failures", sa.Integer, nullable=False),
     sa.Column("losses", sa.Integer, nullable=False),
-    sa.Column("delay_s", sa.Float, nullable=False),
+    sa.Column("delay_s", REAL, nullable=False),
     sa.Column("n_read", sa.BigInteger, nullable=False),
-    sa.Column("counts", sa.JSON, nullable=True),
-    sa.Column("error", sa.Text, nullable=True),
+    sa.Column("counts", DOCUMENT, nullable=True),
+    sa.Column("error", Prose(), nullable=True),
     sa.Column("after", STATE, nullable=True),
+    sa.Column("sent", sa.Integer, nullable=False, server_default="0"),
     sa.Index("job_by_state", "state", "run_id"),
     sa.Index("job_by_task", "task_id", "kind", "state"),
     sqlite_autoincrement=True,  # an id is never used again: a late owner would finish another's job
@@ -112,7 +118,7 @@ job = sa.Table(
 `delete`). `fence` is its task's when the job was made. `attempts` counts how often it was taken, `failures` how often
 it was put back for a passing reason, which `error` tells, `losses` the workers that vanished with it. `delay_s`: how
 long it waits before it is taken. `counts`: the partition's numbers. `after`: the state that the task returns to from
-production that was asked for again."""
+production that was asked for again. `sent`: how often a message was sent that it waits, since it was last taken."""
 
 worker = sa.Table(
     "worker",
@@ -122,25 +128,59 @@ worker = sa.Table(
     sa.Column("threads", sa.Integer, nullable=False),
     sa.Column("beat", sa.BigInteger, nullable=False),
     sa.Column("started_at", TIME, nullable=False),
+    sa.Column("queues", Exact(400), nullable=False, server_default="default"),
+    sa.Column("pool", STATE, nullable=False, server_default="local"),
 )
-"""Processes that take jobs, as long as they are thought alive. `beat` counts up while one is."""
+"""Processes that take jobs, as long as they are thought alive. `beat` counts up while one is. `queues`: what it serves,
+as `queues.text_of` writes it. `pool`: how it works on several jobs at once; `local` looks for them itself."""
 
 mapping = sa.Table(
     "mapping",
     metadata,
-    sa.Column("kind", sa.String(20), primary_key=True),
+    sa.Column("kind", Exact(20), primary_key=True),
     sa.Column("name", NAME, primary_key=True),
-    sa.Column("definition", sa.JSON, nullable=False),
+    sa.Column("definition", DOCUMENT, nullable=False),
     *_created(),
 )
 """Saved groups (channel -> result table) and conflict groups (which labels contradict each other)."""
 
+publication = sa.Table(
+    "publication",
+    metadata,
+    sa.Column("id", ID, primary_key=True),
+    sa.Column("name", NAME, nullable=False, unique=True),
+    sa.Column("spec", DOCUMENT, nullable=False),
+    sa.Column("state", STATE, nullable=False),
+    sa.Column("fence", sa.Integer, nullable=False),
+    sa.Column("numbered", sa.Integer, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("former", sa.Integer, nullable=False),
+    sa.Column("asked", DOCUMENT, nullable=True),
+    sa.Column("preview", DOCUMENT, nullable=True),
+    sa.Column("error", Prose(), nullable=True),
+    *_created(),
+)
+"""`state`: idle, or busy with what is `asked`. `fence` counts attempts at anything. `numbered`: the last number that
+a version was given. `version` is published, `former` was before; 0: none. `preview`: what the
+last preview found, until something else is published. `error`: why the last attempt failed."""
+
+publication_version = sa.Table(
+    "publication_version",
+    metadata,
+    sa.Column("publication_id", ID, sa.ForeignKey("publication.id"), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("asked", DOCUMENT, nullable=False),
+    sa.Column("changes", DOCUMENT, nullable=False),
+    *_created(),
+)
+"""What was published when: the runs, and how many rows of each index and panel that changed."""
+
 answer = sa.Table(
     "answer",
     metadata,
-    sa.Column("idempotency_key", sa.String(200), primary_key=True),
-    sa.Column("digest", sa.String(64), nullable=False),
-    sa.Column("body", sa.JSON, nullable=False),
+    sa.Column("idempotency_key", Exact(200), primary_key=True),
+    sa.Column("digest", Exact(64), nullable=False),
+    sa.Column("body", DOCUMENT, nullable=False),
     sa.Column("created_at", TIME, nullable=False),
 )
 """What a create with an Idempotency-Key was answered; `digest` is of the request."""
@@ -148,10 +188,10 @@ answer = sa.Table(
 audit = sa.Table(
     "audit",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", SERIAL, primary_key=True, autoincrement=True),
     sa.Column("at", TIME, nullable=False),
     sa.Column("actor", NAME, nullable=False),
-    sa.Column("action", sa.String(40), nullable=False),
-    sa.Column("subject", sa.String(200), nullable=False, index=True),
-    sa.Column("details", sa.JSON, nullable=False),
+    sa.Column("action", Exact(40), nullable=False),
+    sa.Column("subject", Exact(200), nullable=False, index=True),
+    sa.Column("details", DOCUMENT, nullable=False),
 )

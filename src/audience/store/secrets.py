@@ -6,7 +6,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from cryptography.fernet import Fernet, InvalidToken
 
-from audience.errors import BadInput, NotFound
+from audience.errors import BadInput, Elsewhere
 
 ENVIRONMENT = "env:"
 SEALED = "fernet:"
@@ -26,7 +26,7 @@ class Secrets:
         password = password_of(url)
         if password is None:
             return url, None
-        return _with_password(url, None), self.seal(password)
+        return without_password(url), self.seal(password)
 
     def joined(self, url: str, secret: str | None) -> str:
         """The URL as a driver wants it. Never shown, logged or stored."""
@@ -39,12 +39,15 @@ class Secrets:
         if secret.startswith(ENVIRONMENT):
             name = secret.removeprefix(ENVIRONMENT)
             if name not in os.environ:
-                raise NotFound(f"the environment variable {name}, which should hold a password, is not set")
+                raise Elsewhere(f"the environment variable {name}, which should hold a password, is not set")
             return os.environ[name]
         try:
             return self._fernet(make=False).decrypt(secret.removeprefix(SEALED)).decode()
         except (InvalidToken, ValueError):
-            raise BadInput("a stored secret cannot be opened with this key: is it another installation's?") from None
+            raise Elsewhere(
+                "a stored secret cannot be opened with this process's key, which is another installation's: "
+                "AUDIENCE_SECRET_KEY must be the same on every machine"
+            ) from None
 
     def _fernet(self, *, make: bool) -> Fernet:
         path = self._home / KEY_FILE
@@ -54,7 +57,7 @@ class Secrets:
                 file.write(Fernet.generate_key())
         key = self._key or (path.read_text() if path.exists() else None)
         if key is None:
-            raise NotFound(f"there is no key for stored secrets: set AUDIENCE_SECRET_KEY, or restore {path}")
+            raise Elsewhere(f"there is no key for stored secrets: set AUDIENCE_SECRET_KEY, or restore {path}")
         try:
             return Fernet(key)
         except ValueError:
@@ -69,6 +72,10 @@ def password_of(url: str) -> str | None:
     except ValueError:
         raise BadInput("the URL cannot be read: special characters in a password are written as %XX") from None
     return None if password is None else unquote(password)
+
+
+def without_password(url: str) -> str:
+    return _with_password(url, None) if "://" in url else url
 
 
 def _with_password(url: str, password: str | None) -> str:

@@ -131,18 +131,33 @@ def aborted(connection: sa.Connection, run_id: str, reports: Mapping[str, Record
     settle(connection, run_id, WORKER)
 
 
-def failed(connection: sa.Connection, task_id: str, reason: str, after: str | None = None) -> None:
-    """A task cannot go on. What is under way ends by itself, what is finished is kept and added up. When production
-    that was asked for again fails, the task is as before, `after`: its tables are."""
-    task = _task(connection, task_id)
+def failed(connection: sa.Connection, job: Record, reason: str) -> None:
+    """A task cannot go on. What is under way ends by itself, what is finished is kept and added up, unless just that
+    failed. When production that was asked for again fails, the task is as it was before: its tables are."""
+    task = _task(connection, job["task_id"])
     if task["state"] in ("planned", "running", "producing"):
-        job = schema.job
-        waiting = sa.update(job).where(job.c.task_id == task_id, job.c.state == "waiting")
-        connection.execute(waiting.values(state="cancelled"))
-        move(connection, schema.task, task_id, after or "failed", WORKER, reason)
-        settle(connection, task["run_id"], WORKER)
-    if task["report"] is None:
-        _report_after_the_last(connection, _task(connection, task_id))
+        _fail(connection, task, reason, job["after"] or "failed")
+    if task["report"] is None and job["kind"] != "report":
+        _report_after_the_last(connection, _task(connection, task["id"]))
+
+
+def undigestible(connection: sa.Connection, task_id: str, limit: int) -> None:
+    """Fails a task of whose rows the models could not digest more than the limit."""
+    c = schema.job.c
+    query = sa.select(c.counts).where(c.task_id == task_id, c.kind == "partition", c.state == "done")
+    n = sum(counts["undigested"] for counts in connection.execute(query).scalars())
+    task = _task(connection, task_id)
+    if n > limit and task["state"] == "running":
+        reason = f"the models could not digest {n:,} rows, more than the limit of {limit:,}: see which were set aside"
+        _fail(connection, task, reason, "failed")
+
+
+def _fail(connection: sa.Connection, task: Record, reason: str, state: str) -> None:
+    job = schema.job
+    waiting = sa.update(job).where(job.c.task_id == task["id"], job.c.state == "waiting")
+    connection.execute(waiting.values(state="cancelled"))
+    move(connection, schema.task, task["id"], state, WORKER, reason)
+    settle(connection, task["run_id"], WORKER)
 
 
 def save_report(connection: sa.Connection, task_id: str, report: Record) -> None:
@@ -154,13 +169,6 @@ def note_peak(connection: sa.Connection, task_id: str, mb: float | None, how: st
     task = _task(connection, task_id)
     if mb is not None and mb > (task["peak_mb"] or 0.0):
         connection.execute(sa.update(schema.task).where(schema.task.c.id == task_id).values(peak_mb=mb, peak_by=how))
-
-
-def undigested(connection: sa.Connection, task_id: str) -> int:
-    """The rows of a task that models could not digest, in its finished partitions."""
-    c = schema.job.c
-    query = sa.select(c.counts).where(c.task_id == task_id, c.kind == "partition", c.state == "done")
-    return sum(counts["undigested"] for counts in connection.execute(query).scalars())
 
 
 def _task(connection: sa.Connection, task_id: str) -> Record:

@@ -1,9 +1,15 @@
 """The processes that take jobs, as long as they are thought alive."""
 
+from typing import Any
+
 import sqlalchemy as sa
 
 from audience.store import schema
 from audience.store.database import Database, Record, new_id, now
+from audience.store.queues import DEFAULT
+
+LOCAL = "local"
+"""The pool of a worker that looks for its jobs itself."""
 
 
 class Workers:
@@ -12,8 +18,9 @@ class Workers:
     def __init__(self, database: Database) -> None:
         self.database = database
 
-    def add(self, name: str, threads: int) -> str:
+    def add(self, name: str, threads: int, queues: str = DEFAULT, pool: str = LOCAL) -> str:
         row = {"id": new_id(), "name": name[:100], "threads": threads, "beat": 0, "started_at": now()}
+        row |= {"queues": queues, "pool": pool}
         with self.database.writing() as connection:
             connection.execute(sa.insert(schema.worker).values(row))
         return str(row["id"])
@@ -48,14 +55,33 @@ class Workers:
             return connection.execute(mine.values(**again, losses=job.c.losses + int(lost))).rowcount
 
     def named(self, name: str) -> list[str]:
-        """The ids of the workers of this name."""
-        query = sa.select(schema.worker.c.id).where(schema.worker.c.name == name)
+        """The ids of the workers of this name, and of its children."""
         with self.database.reading() as connection:
-            return list(connection.execute(query).scalars())
+            return [worker for (worker,) in connection.execute(_named(name))]
+
+    def relieve(self, name: str) -> None:
+        """Gives the jobs of the workers of this name to others."""
+        job = schema.job
+        theirs = sa.update(job).where(job.c.worker.in_(_named(name)), job.c.state == "taken")
+        with self.database.writing() as connection:
+            connection.execute(theirs.values(state="waiting", worker=None, n_read=0))
+
+    def work(self) -> dict[str, list[Record]]:
+        """worker -> the jobs that it has taken: kind, run, task, number and rows read so far."""
+        job = schema.job
+        columns = (job.c.worker, job.c.kind, job.c.run_id, job.c.task_id, job.c.number, job.c.n_read)
+        found: dict[str, list[Record]] = {}
+        for row in self.database.rows(sa.select(*columns).where(job.c.state == "taken").order_by(job.c.id)):
+            found.setdefault(row.pop("worker"), []).append(row)
+        return found
 
     def all(self) -> list[Record]:
         """With the number of jobs that each works on."""
         job, worker = schema.job, schema.worker
         taken = sa.select(sa.func.count()).where(job.c.worker == worker.c.id, job.c.state == "taken").scalar_subquery()
-        columns = (worker.c.id, worker.c.name, worker.c.threads, worker.c.started_at, taken.label("jobs"))
-        return self.database.rows(sa.select(*columns).order_by(worker.c.started_at))
+        return self.database.rows(sa.select(worker, taken.label("jobs")).order_by(worker.c.started_at))
+
+
+def _named(name: str) -> sa.Select[Any]:
+    c = schema.worker.c
+    return sa.select(c.id).where((c.name == name) | c.name.startswith(f"{name}:", autoescape=True))

@@ -3,33 +3,36 @@
 import sqlalchemy as sa
 from alembic import op
 
+from audience.store.migrations.ddl import add_column, create_index, create_table
+from audience.store.types import DOCUMENT, REAL, SERIAL, Exact, Prose
+
 revision = "0002"
 down_revision = "0001"
 
-ID, NAME, STATE, TIME = sa.String(32), sa.String(100), sa.String(16), sa.String(32)
+ID, NAME, STATE, TIME = Exact(32), Exact(100), Exact(16), Exact(32)
 
 
 def upgrade() -> None:
-    op.add_column("run", sa.Column("started_at", TIME, nullable=True))
-    op.add_column("run", sa.Column("priority", sa.Integer, nullable=False, server_default="0"))
-    op.add_column("run", sa.Column("served", sa.BigInteger, nullable=False, server_default="0"))
-    op.add_column("task", sa.Column("fence", sa.Integer, nullable=False, server_default="0"))
-    op.add_column("task", sa.Column("touched", sa.Boolean, nullable=False, server_default="0"))
-    op.add_column("task", sa.Column("started_at", TIME, nullable=True))
-    op.add_column("task", sa.Column("worked_s", sa.Float, nullable=False, server_default="0"))
-    op.add_column("task", sa.Column("by_author", sa.Boolean, nullable=True))
-    op.add_column("task", sa.Column("peak_mb", sa.Float, nullable=True))
-    op.add_column("task", sa.Column("peak_by", sa.String(40), nullable=True))
-    op.create_index("ix_audit_subject", "audit", ["subject"])
+    add_column("run", sa.Column("started_at", TIME, nullable=True))
+    add_column("run", sa.Column("priority", sa.Integer, nullable=False, server_default="0"))
+    add_column("run", sa.Column("served", sa.BigInteger, nullable=False, server_default="0"))
+    add_column("task", sa.Column("fence", sa.Integer, nullable=False, server_default="0"))
+    add_column("task", sa.Column("touched", sa.Boolean, nullable=False, server_default="0"))
+    add_column("task", sa.Column("started_at", TIME, nullable=True))
+    add_column("task", sa.Column("worked_s", REAL, nullable=False, server_default="0"))
+    add_column("task", sa.Column("by_author", sa.Boolean, nullable=True))
+    add_column("task", sa.Column("peak_mb", REAL, nullable=True))
+    add_column("task", sa.Column("peak_by", Exact(40), nullable=True))
+    create_index("ix_audit_subject", "audit", ["subject"])
     _create_tables()
     _end_what_nobody_works_on()
 
 
 def _create_tables() -> None:
-    op.create_table(
+    create_table(
         "job",
-        sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-        sa.Column("run_id", ID, sa.ForeignKey("run.id"), nullable=False, index=True),
+        sa.Column("id", SERIAL, primary_key=True, autoincrement=True),
+        sa.Column("run_id", ID, sa.ForeignKey("run.id"), nullable=False),
         sa.Column("task_id", ID, sa.ForeignKey("task.id"), nullable=True),
         sa.Column("kind", STATE, nullable=False),
         sa.Column("number", sa.Integer, nullable=False),
@@ -40,16 +43,17 @@ def _create_tables() -> None:
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("failures", sa.Integer, nullable=False),
         sa.Column("losses", sa.Integer, nullable=False),
-        sa.Column("delay_s", sa.Float, nullable=False),
+        sa.Column("delay_s", REAL, nullable=False),
         sa.Column("n_read", sa.BigInteger, nullable=False),
-        sa.Column("counts", sa.JSON, nullable=True),
-        sa.Column("error", sa.Text, nullable=True),
+        sa.Column("counts", DOCUMENT, nullable=True),
+        sa.Column("error", Prose(), nullable=True),
         sa.Column("after", STATE, nullable=True),
         sqlite_autoincrement=True,
     )
-    op.create_index("job_by_state", "job", ["state", "run_id"])
-    op.create_index("job_by_task", "job", ["task_id", "kind", "state"])
-    op.create_table(
+    create_index("ix_job_run_id", "job", ["run_id"])
+    create_index("job_by_state", "job", ["state", "run_id"])
+    create_index("job_by_task", "job", ["task_id", "kind", "state"])
+    create_table(
         "worker",
         sa.Column("id", ID, primary_key=True),
         sa.Column("name", NAME, nullable=False),
@@ -57,19 +61,19 @@ def _create_tables() -> None:
         sa.Column("beat", sa.BigInteger, nullable=False),
         sa.Column("started_at", TIME, nullable=False),
     )
-    op.create_table(
+    create_table(
         "mapping",
-        sa.Column("kind", sa.String(20), primary_key=True),
+        sa.Column("kind", Exact(20), primary_key=True),
         sa.Column("name", NAME, primary_key=True),
-        sa.Column("definition", sa.JSON, nullable=False),
+        sa.Column("definition", DOCUMENT, nullable=False),
         sa.Column("created_by", NAME, nullable=False),
         sa.Column("created_at", TIME, nullable=False),
     )
-    op.create_table(
+    create_table(
         "answer",
-        sa.Column("idempotency_key", sa.String(200), primary_key=True),
-        sa.Column("digest", sa.String(64), nullable=False),
-        sa.Column("body", sa.JSON, nullable=False),
+        sa.Column("idempotency_key", Exact(200), primary_key=True),
+        sa.Column("digest", Exact(64), nullable=False),
+        sa.Column("body", DOCUMENT, nullable=False),
         sa.Column("created_at", TIME, nullable=False),
     )
 

@@ -1,0 +1,113 @@
+"""Immutable bytes under their SHA-256, in a folder or in any file system that Arrow knows: what is too large for a row
+of our own records."""
+
+import contextlib
+import hashlib
+import uuid
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from audience.errors import BadInput, Conflict, Elsewhere, Transient
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+UNFINISHED = "unfinished"
+
+
+class Blobs:
+    """Written once, whole or not at all, by whoever is first; read back as they were written, or not at all."""
+
+    def __init__(self, place: str) -> None:
+        """`place`: a folder, which is made when it is needed, or a URL such as `s3://bucket/folder`."""
+        self.shown = _shown(place)
+        self._place = place
+
+    def put(self, content: bytes) -> str:
+        """Its digest. Twice: the same."""
+        digest = hashlib.sha256(content).hexdigest()
+        if self.exists(digest):
+            return digest
+        unfinished = f"{self._root}/{UNFINISHED}/{uuid.uuid4().hex}"
+        with self._mapped_errors():
+            for path in (unfinished, self._path(digest)):
+                self._files.create_dir(path.rpartition("/")[0], recursive=True)
+            with self._files.open_output_stream(unfinished) as file:
+                file.write(content)
+            self._files.move(unfinished, self._path(digest))
+        return digest
+
+    def get(self, digest: str) -> bytes:
+        """Raises Elsewhere where it is not, and Conflict when it is damaged."""
+        if not self.exists(digest):
+            raise Elsewhere(
+                f"the blob {digest[:12]} is not in {self.shown}, where this process looks for blobs: "
+                "let AUDIENCE_BLOBS_URL be the same on every machine, a folder or bucket that all of them reach"
+            )
+        with self._mapped_errors(), self._files.open_input_stream(self._path(digest)) as file:
+            content: bytes = file.read()
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise Conflict(f"the blob {digest[:12]} in {self.shown} is damaged: bring back a copy of it")
+        return content
+
+    def exists(self, digest: str) -> bool:
+        from pyarrow.fs import FileType
+
+        with self._mapped_errors():
+            return bool(self._files.get_file_info(self._path(digest)).type == FileType.File)
+
+    def delete(self, digest: str) -> None:
+        """Twice: the same."""
+        if self.exists(digest):
+            with self._mapped_errors():
+                self._files.delete_file(self._path(digest))
+
+    def _path(self, digest: str) -> str:
+        return f"{self._root}/{digest[:2]}/{digest}"
+
+    @property
+    def _files(self) -> "FileSystem":
+        return self._opened[0]
+
+    @property
+    def _root(self) -> str:
+        return self._opened[1]
+
+    @cached_property
+    def _opened(self) -> tuple["FileSystem", str]:
+        """At the first use: Arrow is not for processes that only look after others."""
+        from pyarrow import ArrowException
+        from pyarrow.fs import FileSystem, LocalFileSystem
+
+        if "://" not in self._place:
+            return LocalFileSystem(), str(Path(self._place).absolute())
+        try:
+            files, root = FileSystem.from_uri(self._place)
+        except (ArrowException, ValueError, OSError, NotImplementedError):
+            raise BadInput(
+                f"AUDIENCE_BLOBS_URL cannot be used ({self.shown}): it is a folder, or looks like "
+                "file:///shared/blobs or s3://bucket/folder?region=eu-central-1"
+            ) from None
+        return files, root.rstrip("/")
+
+    @contextlib.contextmanager
+    def _mapped_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or "it cannot be reached, or this user may not use it"
+            raise Transient(f"blobs in {self.shown} cannot be used now: {reason}") from error
+
+
+def _shown(place: str) -> str:
+    """For messages: no key, no password, no options."""
+    if "://" not in place:
+        return place
+    try:
+        parts = urlsplit(place)
+    except ValueError:
+        return place.partition("://")[0] + "://..."
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
