@@ -19,6 +19,7 @@ from schemathesis.specs.openapi.checks import (
 from audience.api.server import create_api
 from audience.app import LOCAL, App
 from audience.labeling.plan import RunSpec, TaskSpec
+from audience.labeling.publish import PublicationSpec
 from audience.settings import Settings
 
 EXAMPLES = 40
@@ -49,6 +50,8 @@ def api_schema(tmp_path_factory: pytest.TempPathFactory):
             [TaskSpec(name="posts", source=spec)], RunSpec(models=(model,), target=str(files / target)), LOCAL
         )
         app.work_on(run)
+    app.add_publication("posts", PublicationSpec(target=str(files / "published.db")), LOCAL)
+    app.carry_out_publishing(app.begin_publishing("posts", [run], LOCAL))
     known = {"run_id": run, "name": "posts", "model": "rules"}
     schema = schemathesis.openapi.from_asgi("/openapi.json", create_api(app))
 

@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from server_tables import SERVER_KINDS
 
 from audience.errors import BadInput, NotFound
 from audience.tables.base import Partition, Selection, Source, SourceSpec, batch_schema, columns_to_read
@@ -127,6 +128,7 @@ KINDS: dict[str, Any] = {
     "tsv": Tsv(),
     "jsonl": Jsonl(),
     "parquet": Parquet(),
+    **SERVER_KINDS,
 }
 UNQUOTED = "values of a TSV file are not quoted"
 GAPS = {
@@ -136,33 +138,57 @@ GAPS = {
     ("tsv", "crlf"): UNQUOTED,
     ("sqlite-without-rowid", "null id"): "a primary key cannot be null",
     ("jsonl", "wrong column"): "a key may appear late in a file, so that any name may be one",
+    ("mysql", "cut"): "without an index a table is one partition",
+    ("postgres", "cut"): "without an index a table is one partition",
+    ("mysql-indexed", "null id"): "a primary key cannot be null",
+    ("mysql-view", "null id"): "a primary key cannot be null",
+    ("postgres-indexed", "null id"): "a primary key cannot be null",
+    ("postgres-view", "null id"): "a primary key cannot be null",
+    **{(kind, "NUL"): "PostgreSQL has no NUL in texts" for kind in SERVER_KINDS if kind.startswith("postgres")},
 }
 
 
 class Kind:
     """Writes rows as one kind of source has them, and opens it as users do."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, url: str | None = None) -> None:
         self.name = name
         self.writer = KINDS[name]
         self.folder = folder
+        self.url = url
 
     @property
     def is_sqlite(self) -> bool:
         return self.name.startswith("sqlite")
 
-    def open(self, rows: Sequence[Row], columns: Sequence[str] = COLUMNS, table: str = "posts", **spec: Any) -> Source:
-        path = self.writer.write(self.folder, rows, columns, table)
-        return self.reopen(path, table, **spec)
+    @property
+    def is_view(self) -> bool:
+        return self.name.endswith("view")
 
-    def reopen(self, path: Path, table: str = "posts", **spec: Any) -> Source:
-        name = "seen" if self.name == "sqlite-view" else table
-        return open_source(SourceSpec(url=str(path), table=name if self.is_sqlite else None, **spec))
+    def open(self, rows: Sequence[Row], columns: Sequence[str] = COLUMNS, table: str = "posts", **spec: Any) -> Source:
+        return self.reopen(self.write(rows, columns, table), table, **spec)
+
+    def write(self, rows: Sequence[Row], columns: Sequence[str] = COLUMNS, table: str = "posts") -> Path | str:
+        """The file, or the URL of the server."""
+        place: Path | str = self.writer.write(self.url or self.folder, rows, columns, table)
+        return place
+
+    def reopen(self, place: Path | str, table: str = "posts", **spec: Any) -> Source:
+        name = "seen" if self.is_view else table
+        return open_source(SourceSpec(url=str(place), table=name if self.is_sqlite or self.url else None, **spec))
 
 
 @pytest.fixture(params=list(KINDS))
 def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
-    return Kind(request.param, tmp_path)
+    fixture = getattr(KINDS[request.param], "fixture", None)
+    return Kind(request.param, tmp_path, request.getfixturevalue(fixture) if fixture else None)
+
+
+@pytest.fixture
+def file_kind(kind: Kind) -> Kind:
+    if kind.url:
+        pytest.skip("a server has no files")
+    return kind
 
 
 def declare(request: pytest.FixtureRequest, kind: Kind, feature: str) -> None:
@@ -271,11 +297,12 @@ def test_reading_twice_gives_the_same_rows_in_the_same_order(kind: Kind) -> None
     source = kind.open(rows)
     once = read(source, Selection(fields=("content",), partition_rows=50))
     assert once == read(source, Selection(fields=("content",), partition_rows=50))
-    again = kind.reopen(kind.folder / kind.writer.file)
+    again = kind.reopen(kind.url or kind.folder / kind.writer.file)
     assert once == read(again, Selection(fields=("content",), partition_rows=50))
 
 
-def test_half_of_all_rows_in_one_second_are_cut_and_selected(kind: Kind) -> None:
+def test_half_of_all_rows_in_one_second_are_cut_and_selected(kind: Kind, request: pytest.FixtureRequest) -> None:
+    declare(request, kind, "cut")
     busy = str(NOON + dt.timedelta(seconds=500))
     rows = [row(i) if i % 2 else row(i, post_time=busy) for i in range(1000)]
     selection = Selection(NOON + dt.timedelta(seconds=100), NOON + dt.timedelta(seconds=900), ("content",), 90)
@@ -362,7 +389,7 @@ HOSTILE = ('a"b', "two words", "semi;colon --", "內容", "sel'ect", "a.b", "%s{
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_any_name_of_a_column_or_table_is_safe(kind: Kind, name: str) -> None:
-    table = "posts" if kind.writer.__class__ in (SqliteIndexed, SqliteView) else name
+    table = "posts" if kind.is_view or kind.name == "sqlite-indexed" else name
     source = kind.open([row(1) | {name: "x"}], ("id", "post_time", name), table, roles={"content": name})
     assert [r["content"] for r in read(source)] == ["x"]
     assert source.describe().preview[0][name] == "x"
@@ -373,7 +400,7 @@ def test_rows_without_an_id_column_get_one_that_lasts(kind: Kind) -> None:
     once = read(source, Selection(fields=("content",), partition_rows=7))
     ids = [r["id"] for r in once]
     assert len(set(ids)) == 30
-    assert ids[0].partition("#")[0] in ("posts", "seen", kind.writer.file)
+    assert ids[0].partition("#")[0] in ("posts", "seen", getattr(kind.writer, "file", ""))
     assert [(r["id"], r["content"]) for r in read(source)] == [(r["id"], r["content"]) for r in once]
 
 
@@ -400,14 +427,16 @@ def test_column_of_no_times_is_refused_as_time(kind: Kind) -> None:
         kind.open([row(i) for i in range(9)], roles={"post_time": "title"})
 
 
-def test_file_of_another_kind_is_refused(kind: Kind) -> None:
+def test_file_of_another_kind_is_refused(file_kind: Kind) -> None:
+    kind = file_kind
     path = kind.folder / kind.writer.file
     path.write_bytes(bytes(range(128, 256)) * 9 + b"\n" + bytes(range(256)) * 9)
     with pytest.raises(BadInput, match=path.name):
         kind.reopen(path)
 
 
-def test_missing_file_is_not_found(kind: Kind) -> None:
+def test_missing_file_is_not_found(file_kind: Kind) -> None:
+    kind = file_kind
     with pytest.raises(NotFound, match="nothing"):
         kind.reopen(kind.folder / "nothing" / kind.writer.file)
 
@@ -422,11 +451,13 @@ def test_description_tells_columns_rows_times_and_five_rows(kind: Kind) -> None:
     assert found.preview[0].get("author") is None
 
 
-def write_many(kind: Kind, n: int) -> Path:
-    path: Path = kind.writer.write(kind.folder, [row(0)])
+def write_many(kind: Kind, n: int) -> Path | str:
+    path = kind.write([row(0)] if not kind.url else [])
     number = pl.int_range(n, eager=True).cast(pl.String)
     frame = pl.DataFrame(dict.fromkeys(COLUMNS, "é" + number + "x" * 40)).with_columns(post_time=pl.lit(str(NOON)))
-    if kind.is_sqlite:
+    if isinstance(path, str):
+        kind.write(list(frame.iter_rows(named=True)))
+    elif kind.is_sqlite:
         with contextlib.closing(sqlite3.connect(path)) as db, db:
             db.execute("DELETE FROM posts")
             db.executemany("INSERT INTO posts VALUES (?, ?, ?, ?, ?, ?)", frame.iter_rows())

@@ -8,7 +8,7 @@ import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,12 +22,16 @@ from hypothesis import strategies as st
 
 from audience.errors import BadInput, Conflict
 from audience.tables.base import PRODUCTION_COLUMNS, RESULT_SCHEMA, Settlement, Target
+from audience.tables.mysql_server import MysqlServer
+from audience.tables.postgres_server import PostgresServer
 from audience.tables.registry import open_target
 
 TASK = "0123456789abcdef0123456789abcdef"
 DAY = dt.datetime(2020, 1, 1)
 BY_AUTHOR = Settlement({"/male": "sex", "/female": "sex", "/married": "bond", "/unmarried": "bond"}, by_author=True)
-KINDS = {"sqlite": "labels.db", "folder": "labels/"}
+FILES = {"sqlite": "labels.db", "folder": "labels/"}
+SERVERS = {"mysql": "mysql_url", "postgres": "postgres_url"}
+KINDS = [*FILES, *SERVERS]
 Row = dict[str, Any]
 
 
@@ -43,9 +47,13 @@ class Counted:
         return self.authors
 
 
-@pytest.fixture(params=list(KINDS))
+def url_of(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    return str(request.getfixturevalue(SERVERS[kind])) if kind in SERVERS else f"{folder}/{FILES[kind]}"
+
+
+@pytest.fixture(params=KINDS)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"{tmp_path}/{KINDS[request.param]}"
+    return url_of(request.param, request, tmp_path)
 
 
 @pytest.fixture
@@ -77,10 +85,15 @@ def batch(rows: Sequence[Row]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(list(rows), RESULT_SCHEMA)
 
 
-def write(target: Target, rows: Sequence[Row], partition: int = 0, fence: int = 1) -> bool:
+def write(target: Target, rows: Sequence[Row], partition: int = 0, fence: int = 1, task: str = TASK) -> bool:
     whole = batch([{**r, "partition": partition} for r in rows])
     pieces = [whole[: len(rows) // 2], whole[len(rows) // 2 :]] if rows else []
-    return target.write(TASK, partition, fence, pieces, Counted())
+    return target.write(task, partition, fence, pieces, Counted())
+
+
+def storable(target: Target, text: str | None) -> str | None:
+    """The text with another character for each that this kind of target cannot hold: a declared gap."""
+    return text and "".join("\1" if c in target.unstorable else c for c in text)
 
 
 def filled(target: Target, rows: Sequence[Row], *groups: str) -> Target:
@@ -89,12 +102,16 @@ def filled(target: Target, rows: Sequence[Row], *groups: str) -> Target:
     return target
 
 
-def results(target: Target, group: str | None = None, columns: Sequence[str] = ()) -> list[Row]:
-    return [r for found in target.results(TASK, group, columns) for r in found.to_pylist()]
+def results(target: Target, group: str | None = None, columns: Sequence[str] = (), task: str = TASK) -> list[Row]:
+    return [r for found in target.results(task, group, columns) for r in found.to_pylist()]
 
 
-def production(target: Target, group: str = "forum") -> list[Row]:
-    return [r for found in target.production(TASK, group) for r in found.to_pylist()]
+def production(target: Target, group: str = "forum", task: str = TASK) -> list[Row]:
+    return [r for found in target.production(task, group) for r in found.to_pylist()]
+
+
+def is_database(url: str) -> bool:
+    return url.endswith(".db") or "://" in url
 
 
 def leftovers(url: str) -> list[str]:
@@ -102,13 +119,36 @@ def leftovers(url: str) -> list[str]:
     return [p.name for p in Path(url).rglob("*") if p.is_file() and p.suffix == ".tmp"]
 
 
-def everything(url: str) -> list[tuple[Any, ...]]:
+@contextlib.contextmanager
+def database(url: str) -> Iterator[Callable[[str], list[Any]]]:
+    """Runs SQL in the database of a URL, past our own code."""
+    if url.startswith("mysql"):
+        with MysqlServer.at(url).session() as mysql, mysql.cursor() as cursor:
+            cursor.execute("SET sql_mode = CONCAT(@@sql_mode, ',ANSI_QUOTES')")
+            yield lambda sql: [cursor.execute(sql), *cursor.fetchall()][1:]
+    elif url.startswith("postgres"):
+        with PostgresServer.at(url).session() as postgres:
+            yield lambda sql: ((found := postgres.execute(sql)) and found.description and found.fetchall()) or []
+    else:
+        with contextlib.closing(sqlite3.connect(url, isolation_level=None)) as db:
+            yield lambda sql: db.execute(sql).fetchall()
+
+
+def tables_of(url: str, run: Callable[[str], list[Any]]) -> list[str]:
+    sql = "SELECT name FROM sqlite_master WHERE type = 'table'"
+    if not url.endswith(".db"):
+        here = "DATABASE()" if url.startswith("mysql") else "'public'"
+        sql = f"SELECT table_name FROM information_schema.tables WHERE table_schema = {here}"
+    return sorted(name for (name,) in run(sql))
+
+
+def everything(url: str) -> list[Any]:
     """Every file with what is in it, or every table with its rows."""
-    if url.endswith(".db"):
-        with contextlib.closing(sqlite3.connect(url)) as db:
-            tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-            found = [(table, *each) for table in tables for each in db.execute(f'SELECT * FROM "{table}"')]
-            return [*found, *tables]
+    if is_database(url):
+        if url.endswith(".db") and not Path(url).exists():
+            return []
+        with database(url) as run:
+            return [(table, run(f'SELECT * FROM "{table}"')) for table in tables_of(url, run)]
     return sorted((p, p.is_file() and p.read_bytes()) for p in Path(url).rglob("*"))
 
 
@@ -120,11 +160,21 @@ def test_rows_come_back_as_they_were(target: Target) -> None:
     rows = [
         row(n, match_content=text, source_author=text, evidence=text, score=None if n % 2 else n / 3)
         | {"create_time": times[n % 4]}
-        for n, text in enumerate(HARD)
+        for n, text in enumerate(storable(target, text) for text in HARD)
     ]
     found = results(filled(target, rows))
     assert found == rows
     assert all(b.schema.field("create_time").type == pa.timestamp("us") for b in target.results(TASK))
+
+
+def test_text_that_cannot_be_stored_is_refused_with_its_row(target: Target) -> None:
+    if not target.unstorable:
+        pytest.skip("this kind of target holds any text")
+    target.prepare(TASK, 1, ["forum"])
+    for column in ("id", "source_author", "match_content", "evidence"):
+        with pytest.raises(BadInput, match=r"n 1\D.*cannot"):
+            write(target, [row(0), row(1, **{column: f"a{target.unstorable}b"})])
+    assert (results(target), list(target.marks(TASK))) == ([], [])
 
 
 def test_results_of_chosen_columns_keep_their_order(target: Target) -> None:
@@ -286,11 +336,11 @@ def test_writer_that_is_overtaken_in_mid_write_leaves_nothing(target: Target, ur
 
 def test_bar_where_nothing_was_prepared_creates_nothing(target: Target, url: str) -> None:
     target.bar(TASK, 2)
-    assert not Path(url).exists()
+    assert (target.exists(), everything(url)) == (False, [])
     target.prepare("another", 1, ["forum"])
-    before = sorted(Path(url).rglob("*"))
+    before = everything(url)
     target.bar(TASK, 2)
-    assert sorted(Path(url).rglob("*")) == before
+    assert everything(url) == before
     target.prepare(TASK, 1, ["forum"])
     assert write(target, [row(0)])
 
@@ -569,22 +619,21 @@ RANDOM_ROWS = st.lists(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=RANDOM_ROWS, by_author=st.booleans(), cut=st.integers(0, 30))
-def test_every_kind_settles_random_rows_alike(
-    rows: list[Any], by_author: bool, cut: int, tmp_path_factory: pytest.TempPathFactory
+def test_every_kind_settles_random_rows_as_a_folder_does(
+    target: Target, rows: list[Any], by_author: bool, cut: int, tmp_path: Path
 ) -> None:
+    task = uuid.uuid4().hex
     names = ("id", "source_author", "panel", "create_time", "group")
-    made = [row(n, **dict(zip(names, values, strict=True))) for n, values in enumerate(rows)]
-    settlement = Settlement(THREE_WAY.conflicts, by_author)
-    folder = tmp_path_factory.mktemp("random")
+    made = [row(n, task_id=task, **dict(zip(names, values, strict=True))) for n, values in enumerate(rows)]
+    made = [{**r, "source_author": storable(target, r["source_author"])} for r in made]
     answers = []
-    for name in KINDS.values():
-        target = open_target(f"{folder}/{name}")
-        target.prepare(TASK, 1, ["forum", "blog"])
-        write(target, made[cut:], 1)
-        write(target, made[:cut], 0)
+    for each in (target, open_target(f"{tmp_path}/reference/")):
+        each.prepare(task, 1, ["forum", "blog"])
+        write(each, made[cut:], 1, task=task)
+        write(each, made[:cut], 0, task=task)
         for group in ("forum", "blog"):
-            counted = target.produce(TASK, group, 1, settlement)
-            answers.append((group, counted, results(target, group), production(target, group)))
+            counted = each.produce(task, group, 1, Settlement(THREE_WAY.conflicts, by_author))
+            answers.append((group, counted, results(each, group, task=task), production(each, group, task=task)))
     assert answers[:2] == answers[2:]
 
 
@@ -673,57 +722,58 @@ def test_where_names_what_a_person_can_look_up(target: Target, url: str) -> None
     assert target.url == url
 
 
-def foreign(url: str) -> Path:
+def foreign(url: str) -> None:
     """Something that has our name and is not ours."""
-    if url.endswith(".db"):
-        with contextlib.closing(sqlite3.connect(url)) as db, db:
-            db.execute("CREATE TABLE results_forum (a, b)")
-            db.execute("INSERT INTO results_forum VALUES (1, 2)")
-        return Path(url)
-    path = Path(url) / "tasks" / f"{TASK}.json"
-    path.parent.mkdir(parents=True)
-    path.write_text("a shopping list")
-    return path
+    if is_database(url):
+        with database(url) as run:
+            run('CREATE TABLE "results_forum" (a INT, b INT)')
+            run('INSERT INTO "results_forum" VALUES (1, 2)')
+    else:
+        path = Path(url) / "tasks" / f"{TASK}.json"
+        path.parent.mkdir(parents=True)
+        path.write_text("a shopping list")
 
 
 def test_foreign_thing_with_our_name_is_left_alone(target: Target, url: str) -> None:
-    path = foreign(url)
+    foreign(url)
     with pytest.raises(Conflict, match="not Audience's"):
         target.prepare(TASK, 1, ["forum"])
-    if url.endswith(".db"):
-        with contextlib.closing(sqlite3.connect(path)) as db:
-            assert db.execute("SELECT * FROM results_forum").fetchall() == [(1, 2)]
+    if is_database(url):
+        with database(url) as run:
+            assert [tuple(r) for r in run('SELECT * FROM "results_forum"')] == [(1, 2)]
     else:
-        assert path.read_text() == "a shopping list"
+        assert (Path(url) / "tasks" / f"{TASK}.json").read_text() == "a shopping list"
 
 
 def test_foreign_things_beside_ours_survive_a_delete(target: Target, url: str) -> None:
     filled(target, [row(0)])
-    if url.endswith(".db"):
-        with contextlib.closing(sqlite3.connect(url)) as db, db:
-            db.execute("CREATE TABLE results_of_ours (a)")
+    theirs = Path(url) / "results" / TASK / "notes.txt"
+    if is_database(url):
+        with database(url) as run:
+            run('CREATE TABLE "results_of_ours" (a INT)')
     else:
-        (Path(url) / "results" / TASK / "notes.txt").write_text("keep me")
+        theirs.write_text("keep me")
     assert len(results(target)) == 1
     target.delete(TASK)
     assert results(target) == []
-    if url.endswith(".db"):
-        with contextlib.closing(sqlite3.connect(url)) as db:
-            assert db.execute("SELECT count(*) FROM results_of_ours").fetchone() == (0,)
+    if is_database(url):
+        with database(url) as run:
+            assert run('SELECT * FROM "results_of_ours"') == []
     else:
-        assert (Path(url) / "results" / TASK / "notes.txt").read_text() == "keep me"
+        assert theirs.read_text() == "keep me"
 
 
 def test_target_in_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    for name in KINDS.values():
+    for name in FILES.values():
         with pytest.raises(BadInput, match="there is no folder"):
             open_target(f"{tmp_path}/missing/{name}")
 
 
-def test_read_only_target_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", FILES.values())
+def test_read_only_target_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)  # root may write everywhere
     with pytest.raises(BadInput, match="read-only"):
-        open_target(url)
+        open_target(f"{tmp_path}/{name}")
 
 
 def test_target_of_the_other_kind_of_path_is_refused(tmp_path: Path) -> None:

@@ -62,7 +62,10 @@ class SourceSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     secret: str | None = Field(default=None, description="password: env:NAME, or a sealed value; never the password")
-    url: str = Field(description="SQLite file, or CSV, TSV, JSONL or Parquet file, folder or glob; a path or a URL")
+    url: str = Field(
+        description="SQLite file, or CSV, TSV, JSONL or Parquet file, folder or glob; a path or a URL; "
+        "or the URL of a MariaDB, MySQL or PostgreSQL server"
+    )
     table: str | None = Field(default=None, description="table or view of a database; files have none")
     roles: dict[str, str] = Field(default_factory=dict, description="our name -> column of the table")
     time_format: str = Field(default="auto", description="auto, epoch_s, epoch_ms, epoch_us, or a strptime format")
@@ -73,6 +76,16 @@ class SourceSpec(BaseModel):
     )
     header: tuple[str, ...] | None = Field(default=None, description="column names of CSV files that have no header")
     encoding: str = Field(default="utf-8", description="of CSV files: utf-8, big5, cp950, gb18030 ...")
+    max_readers: int | None = Field(
+        default=None, ge=1, description="of a server: so many partitions a process reads at once at most"
+    )
+    statement_timeout_s: float = Field(
+        default=0, ge=0, description="of a server: it ends a statement that takes longer; 0: its own default"
+    )
+    read_timeout_s: float = Field(
+        default=300, gt=0, description="of a server: one that answers nothing for so long is given up"
+    )
+    within: tuple[str, ...] = Field(default=(), description="folders that its files must lie in, links followed")
 
 
 @dataclass(frozen=True)
@@ -203,9 +216,11 @@ class Target(Protocol):
     """Where result and production rows go. Its own tables only; the truth of what is written is here.
 
     A fence is a number that the caller counts up whenever the task changes hands; the target only compares it. Safe
-    to use from several threads and processes at once."""
+    to use from several threads and processes at once. `unstorable`: the characters that its texts cannot hold; rows
+    with one are set aside before they come here, and refused by `write`."""
 
     url: str
+    unstorable: str
 
     def prepare(self, task: str, fence: int, groups: Sequence[str]) -> None:
         """Creates what is missing (never inside a transaction) and admits writers with this fence; those with an older
@@ -221,6 +236,9 @@ class Target(Protocol):
     ) -> bool:
         """Rows and mark in one transaction. False, and nothing changed, when the mark is there already.
         Raises Conflict unless the fence is the present one, and when the task was deleted."""
+
+    def check(self) -> None:
+        """Raises what keeps anything from being written here: it cannot be reached, it refuses us, it is not there."""
 
     def exists(self) -> bool:
         """Whether anything was ever written here; it may have been moved away since."""

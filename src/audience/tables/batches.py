@@ -1,6 +1,7 @@
 """Columns as a driver gives them -> batches in the canonical layout, with bad values set aside by row."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -11,13 +12,20 @@ from audience.tables.times import naive, parse_times
 
 BATCH_BYTES = 8 * 2**20
 BATCH_ROWS = 65_536
+FETCH_ROWS = 256
+"""Rows per driver call: few enough that the bytes of a batch stay bounded when one field holds megabytes."""
 SHOWN_CHARACTERS = 40
+NOT_A_TIME = "post_time is not a time: "
 
 
-def canonical_batch(columns: Mapping[str, pa.Array], spec: SourceSpec) -> pa.RecordBatch:
+def canonical_batch(
+    columns: Mapping[str, pa.Array], spec: SourceSpec, errors: pl.Series | None = None
+) -> pa.RecordBatch:
     """A batch of `batch_schema`. Text may arrive as binary (checked to be UTF-8 here) or as any type that has a text
-    form; a row whose text or time cannot be read, or whose id is null, gets an `error`."""
-    errors = pl.Series("error", [None] * 0, dtype=pl.String).extend_constant(None, len(columns["id"]))
+    form; a row whose text or time cannot be read, or whose id is null, gets an `error`. `errors`: what is known to be
+    wrong with rows already."""
+    if errors is None:
+        errors = pl.Series("error", [None] * 0, dtype=pl.String).extend_constant(None, len(columns["id"]))
     ready: dict[str, pa.Array] = {}
     for name, column in columns.items():
         if name == "post_time":
@@ -31,6 +39,19 @@ def canonical_batch(columns: Mapping[str, pa.Array], spec: SourceSpec) -> pa.Rec
     errors = errors.set(null_ids & errors.is_null(), "id is null")
     schema = batch_schema(columns)
     return pa.RecordBatch.from_arrays([*ready.values(), errors.to_arrow().cast(pa.large_string())], schema=schema)
+
+
+def fetched(cursor: Any, n_columns: int, measured: Iterable[int]) -> list[list[Any]]:
+    """The next rows of a driver's cursor, by column: as many as a batch holds; none at the end. `measured`: columns of
+    long values, whose bytes count."""
+    columns: list[list[Any]] = [[] for _ in range(n_columns)]
+    size = 0
+    while size < BATCH_BYTES and len(columns[0]) < BATCH_ROWS and (rows := cursor.fetchmany(FETCH_ROWS)):
+        fresh = list(zip(*rows, strict=True))
+        for column, values in zip(columns, fresh, strict=True):
+            column.extend(values)
+        size += sum(sum(map(len, filter(None, fresh[i]))) for i in measured)
+    return columns
 
 
 def _texts(column: pa.Array) -> tuple[pa.Array, pl.Series | None]:
@@ -66,7 +87,7 @@ def _times(column: pa.Array, spec: SourceSpec) -> tuple[pa.Array, pl.Series | No
     times = parse_times(raw, spec.time_format, spec.timezone)
     unreadable = times.is_null() & raw.is_not_null()
     if unreadable.any():
-        shown = "post_time is not a time: " + raw.str.slice(0, SHOWN_CHARACTERS)
+        shown = NOT_A_TIME + raw.str.slice(0, SHOWN_CHARACTERS)
         shown = shown.set(~unreadable, None)
         bad = shown if bad is None else bad.fill_null(shown)
     return times.to_arrow().cast(pa.timestamp("us")), bad

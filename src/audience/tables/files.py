@@ -55,6 +55,8 @@ class FilesSource:
             raise BadInput(f"files have no tables: leave out the table {spec.table!r}")
         self.spec = spec
         self.folder, self.names = find_files(str(where))
+        for name in self.names if spec.within else ():
+            check_link(self.folder / name, spec.within)
         kind = kind_of_files(self.names, self.folder)
         self.format = FORMATS[kind](spec)
         self.where = self.names[0] if len(self.names) == 1 else f"{len(self.names)} files in {self.folder}"
@@ -253,6 +255,12 @@ def find_files(where: str) -> tuple[Path, list[str]]:
     if not names:
         raise NotFound(f"there is no file to read in {where}")
     return path, names
+
+
+def check_link(path: Path, folders: Sequence[str]) -> None:
+    """Refuses a file that leads out of the folders; a wildcard may have found a link."""
+    if not any(path.resolve().is_relative_to(Path(folder).resolve()) for folder in folders):
+        raise BadInput(f"{path} leads to a file outside the folders that may be used: {', '.join(folders)}")
 
 
 def kind_of_files(names: Sequence[str], folder: Path) -> str:

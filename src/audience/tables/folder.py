@@ -10,11 +10,9 @@ its folder is renamed away first: the unfinished file of a late writer is in it 
 
 import base64
 import contextlib
-import errno
 import json
 import os
 import re
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,28 +23,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from audience.errors import AudienceError, BadInput, Conflict, Transient
+from audience.errors import BadInput, Conflict, NotFound
 from audience.tables.base import PRODUCTION_COLUMNS, RESULT_SCHEMA, Mark, Settlement, Statistics
 from audience.tables.batches import rebatched
 from audience.tables.folder_fence import present_fence, published, raise_fence, remove, writing_folder
+from audience.tables.folder_files import batches_of, mapped_errors, metadata_of, temporary_name, to_disk
 from audience.tables.folder_production import settled
-from audience.tables.parquet_files import opened, rows_per_batch
+from audience.tables.result_rows import STORED, with_time_texts
 
 MARK, STATISTICS, AUTHORS = "audience.mark", "audience.statistics", "audience.authors"
 PRODUCTION_MARK = {"audience.production": "1"}
-STORED = tuple(name for name in RESULT_SCHEMA.names if name != "group")
 PRODUCTION_SCHEMA = pa.schema(
     [pa.field(n, pa.int64()) if n == "posts" else RESULT_SCHEMA.field(n) for n in PRODUCTION_COLUMNS]
 )
 PART = re.compile(r"part-(\d+)\.parquet")
 TASK = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 GROUP = re.compile(r"[A-Za-z0-9_]{1,40}")
-TIME_FORMAT = "%Y-%m-%d %H:%M:%S%.f"
-AWAY_FOR_NOW = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT}
 
 
 class FolderTarget:
     """Result and production files in a folder, beside whatever else lives there."""
+
+    unstorable = ""
 
     def __init__(self, url: str, path: Path) -> None:
         self.url = url
@@ -86,7 +84,7 @@ class FolderTarget:
         self, task: str, partition: int, fence: int, rows: Iterable[pa.RecordBatch], statistics: Statistics
     ) -> bool:
         final = self._folder("results", task) / f"part-{partition:05d}.parquet"
-        with _temporary(writing_folder(final.parent, fence) / final.name) as temporary:
+        with temporary_name(writing_folder(final.parent, fence) / final.name) as temporary:
             with mapped_errors(final):
                 file = pa.OSFile(str(temporary), "wb")
             with file:
@@ -96,6 +94,9 @@ class FolderTarget:
                 _Part({"task": task, "partition": partition, "fence": fence}).write(file, final, rows, statistics)
             with mapped_errors(final):
                 return published(temporary, final)
+
+    def check(self) -> None:
+        """It was looked at when it was opened."""
 
     def exists(self) -> bool:
         return self.path.exists()
@@ -108,7 +109,7 @@ class FolderTarget:
         counts = {path: _rows_of_groups(path) for path in self._parts(task)}
         for each in [group] if group else sorted({g for groups in counts.values() for g in groups}):
             for path in (path for path, groups in counts.items() if each in groups):
-                for batch in _batches(path, RESULT_SCHEMA, [*names, "group"]):
+                for batch in batches_of(path, RESULT_SCHEMA, [*names, "group"]):
                     found = batch.filter(pc.equal(batch["group"], each))
                     if len(found):
                         yield found
@@ -120,7 +121,7 @@ class FolderTarget:
             wanted = [n for _, p, n in keys if p == partition]
             if wanted:
                 frame = pl.scan_parquet(path, glob=False, hive_partitioning=False).filter(pl.col("n").is_in(wanted))
-                texts = frame.with_columns(pl.col("create_time").dt.to_string(TIME_FORMAT)).collect()
+                texts = with_time_texts(frame.collect())
                 rows = texts.select(*STORED, "group").iter_rows(named=True)
                 found |= {(row["group"], partition, row["n"]): row for row in rows}
         return [dict(found[key]) for key in map(tuple, keys) if key in found]
@@ -130,12 +131,12 @@ class FolderTarget:
         if final.exists():
             _check_is_ours(final)
         unfinished = writing_folder(self._folder("results", task), fence) / final.name
-        with _temporary(unfinished) as temporary, mapped_errors(final):
+        with temporary_name(unfinished) as temporary, mapped_errors(final):
             temporary.touch()
             self._check_fence(task, fence)  # not before the file is there: see folder_fence
             settled_rows = settled(self._parts(task), group, settlement)
             settled_rows.frame.sink_parquet(temporary, compression="zstd", metadata=PRODUCTION_MARK)
-            _to_disk(temporary)
+            to_disk(temporary)
             temporary.replace(final)
         return settled_rows.n_rows, settled_rows.n_subjects
 
@@ -143,7 +144,7 @@ class FolderTarget:
         path = self._production_file(task, group)
         if path.exists():
             _check_is_ours(path)
-            for batch in _batches(path, PRODUCTION_SCHEMA, PRODUCTION_COLUMNS):
+            for batch in batches_of(path, PRODUCTION_SCHEMA, PRODUCTION_COLUMNS):
                 yield batch.append_column("group", pa.array([group] * len(batch), pa.large_string()))
 
     def delete(self, task: str) -> None:
@@ -186,9 +187,9 @@ class FolderTarget:
     def _state_file(self, task: str, state: str) -> Iterator[tuple[Path, Path]]:
         """The state in a temporary file, and the name it should get."""
         final = self.path / "tasks" / f"{task}.json"
-        with _temporary(final) as temporary:
+        with temporary_name(final) as temporary:
             temporary.write_text(json.dumps({"task": task, "state": state}), "utf-8")
-            _to_disk(temporary)
+            to_disk(temporary)
             yield temporary, final
 
     def _open(self, task: str) -> None:
@@ -206,6 +207,8 @@ class FolderTarget:
     def _check_fence(self, task: str, fence: int) -> None:
         with mapped_errors(self.path):
             folder = self._folder("results", task)
+            if not self.path.is_dir():
+                raise NotFound(f"there is no folder {self.path}: it was there before")
             present = present_fence(folder) if folder.is_dir() else None
         if present != fence or self._state(task) != "open":
             raise Conflict(f"task {task} was taken over or deleted; nothing is written")
@@ -253,40 +256,6 @@ class _Part:
         return {MARK: json.dumps(mark), STATISTICS: statistics.to_json(), AUTHORS: authors}
 
 
-@contextlib.contextmanager
-def mapped_errors(path: Path) -> Iterator[None]:
-    """The system's errors as ours."""
-    try:
-        yield
-    except OSError as error:
-        raise _as_ours(path, error) from error
-
-
-def _as_ours(path: Path, error: OSError) -> AudienceError:
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    if error.errno in AWAY_FOR_NOW:
-        return Transient(f"{path} cannot be written ({reason}): free some space or bring the disk back, and try again")
-    if isinstance(error, FileNotFoundError):
-        return Conflict(f"{path} cannot be written: its task was taken over or deleted meanwhile")
-    return BadInput(f"{path} cannot be written ({reason}): check that the folder is one and is writable")
-
-
-@contextlib.contextmanager
-def _temporary(final: Path) -> Iterator[Path]:
-    """A name beside `final` that is gone afterwards, renamed or removed."""
-    path = final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        yield path
-    finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
-
-
-def _to_disk(path: Path) -> None:
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())
-
-
 def _check(name: Any, pattern: re.Pattern[str], what: str) -> str:
     if not isinstance(name, str) or not pattern.fullmatch(name):
         raise BadInput(f"the {what} {name!r} cannot name a file: letters, digits and _ can")
@@ -298,34 +267,17 @@ def _number(part: Path) -> int:
     return int(match[1]) if match else -1
 
 
-def _metadata(path: Path, key: str) -> dict[str, bytes]:
-    """What we wrote beside the rows of a file; a file without `key` is not ours."""
-    with opened(path) as file:
-        pairs = (file.metadata.metadata or {}).items()
-        found = {k.decode(): v for k, v in pairs if k.startswith(b"audience.")}
-    if key not in found:
-        raise Conflict(f"{path} is there already and is not Audience's: move it away, or name the target otherwise")
-    return found
-
-
 def _mark(path: Path, authors: bool) -> Mark:
-    found = _metadata(path, MARK)
+    found = metadata_of(path, MARK)
     mark = json.loads(found[MARK])
     packed = base64.b64decode(found[AUTHORS]) if authors else b""
     return Mark(mark["partition"], mark["rows"], found[STATISTICS].decode(), packed)
 
 
 def _rows_of_groups(path: Path) -> dict[str, int]:
-    groups: dict[str, int] = json.loads(_metadata(path, MARK)[MARK])["groups"]
+    groups: dict[str, int] = json.loads(metadata_of(path, MARK)[MARK])["groups"]
     return groups
 
 
 def _check_is_ours(production: Path) -> None:
-    _metadata(production, *PRODUCTION_MARK)
-
-
-def _batches(path: Path, schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    with opened(path) as file:
-        size = rows_per_batch(file.metadata, range(file.num_row_groups), columns)
-        for batch in file.iter_batches(size, columns=list(columns)):
-            yield batch.select(columns).cast(pa.schema([schema.field(name) for name in columns]))
+    metadata_of(production, *PRODUCTION_MARK)

@@ -17,7 +17,8 @@ from pathlib import Path
 
 WRITING = re.compile(r"\.writing-(\d+)")
 OLD = re.compile(r"\.old-\d+~[0-9a-f]{32}")
-OURS = re.compile(r"(part-\d+|production_\w+)\.parquet|\.(part-\d+|production_\w+)\.parquet\.[0-9a-f]{32}\.tmp")
+NAMED = r"(part-\d+|(production|published|new)_\w+)\.parquet"
+OURS = re.compile(rf"{NAMED}|\.{NAMED}\.[0-9a-f]{{32}}\.tmp")
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 NOT_EMPTY = {errno.ENOTEMPTY, errno.EEXIST}
 
@@ -79,6 +80,11 @@ def published(temporary: Path, final: Path) -> bool:
             return False
         temporary.rename(final)
     return True
+
+
+def removed(folder: Path) -> bool:
+    """Whether a folder is gone, after what is ours in it was removed."""
+    return _cleared(folder)
 
 
 def remove(folder: Path) -> None:

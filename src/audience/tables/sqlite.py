@@ -22,13 +22,11 @@ from audience.tables.base import (
     columns_to_read,
     resolve_roles,
 )
-from audience.tables.batches import BATCH_BYTES, BATCH_ROWS, canonical_batch
-from audience.tables.times import parse_times
+from audience.tables.batches import canonical_batch, fetched
+from audience.tables.times import check_are_times, parse_times
 
 MAGIC = b"SQLite format 3\0"
 BUSY_TIMEOUT_S = 30.0
-FETCH_ROWS = 256
-"""Rows per driver call: few enough that the bytes of a batch stay bounded when one field holds megabytes."""
 ROWID_NAMES = ("rowid", "_rowid_", "oid")
 TIME_SAMPLE_ROWS = 1_000
 ISO_TIME = r"^\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?)?$"
@@ -57,6 +55,8 @@ def _as_ours(path: Path, error: sqlite3.Error) -> AudienceError:
         return Transient(f"{path} is locked by another process: wait for it, or close it, and try again")
     if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
         return Transient(f"{path} cannot be written ({error}): free some space and try again")
+    if not path.exists():
+        return NotFound(f"there is no file {path}: it was there before")
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
         return BadInput(f"{path} cannot be opened for this ({error}): check that the file and its folder are writable")
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
@@ -141,11 +141,7 @@ class SqliteSource:
         rows = db.execute(f"{sql} WHERE {self._column(column)} IS NOT NULL LIMIT {TIME_SAMPLE_ROWS}").fetchall()
         texts = pl.Series([r[0].decode(errors="replace") for r in rows], dtype=pl.String)
         times = parse_times(texts, self.spec.time_format, self.spec.timezone)
-        if rows and times.null_count() == len(times):
-            raise BadInput(
-                f"{self.path.name}:{self.table}.{column} should hold times, but the first is {texts[0][:40]!r}: "
-                "name another column with --role post_time=COLUMN, or give --option time_format=FORMAT"
-            )
+        check_are_times(texts, times, f"{self.path.name}:{self.table}.{column}")
         separators = texts.filter(times.is_not_null()).str.slice(10, 1).unique().to_list()
         iso = texts.filter(times.is_not_null()).str.contains(ISO_TIME).all()
         sortable = iso and self.spec.time_format == "auto" and all(r[1] == b"text" for r in rows)
@@ -306,13 +302,7 @@ class SqliteSource:
     def _next_batch(
         self, cursor: sqlite3.Cursor, names: Sequence[str], measured: Sequence[int]
     ) -> pa.RecordBatch | None:
-        columns: list[list[Any]] = [[] for _ in names]
-        size = 0
-        while size < BATCH_BYTES and len(columns[0]) < BATCH_ROWS and (rows := cursor.fetchmany(FETCH_ROWS)):
-            fresh = list(zip(*rows, strict=True))
-            for column, values in zip(columns, fresh, strict=True):
-                column.extend(values)
-            size += sum(sum(map(len, filter(None, fresh[i]))) for i in measured)
+        columns = fetched(cursor, len(names), measured)
         if not columns[0]:
             return None
         arrays = {name: pa.array(columns.pop(0), pa.large_binary()) for name in names}

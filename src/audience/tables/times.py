@@ -44,6 +44,15 @@ def parse_times(texts: pl.Series, time_format: str = "auto", timezone: str = "UT
     return parsed
 
 
+def check_are_times(texts: pl.Series, parsed: pl.Series, place: str) -> None:
+    """Refuses a sample of a column that holds no times at all."""
+    if len(texts) and parsed.null_count() == len(parsed):
+        raise BadInput(
+            f"{place} should hold times, but the first is {texts[0][:40]!r}: "
+            "name another column with --role post_time=COLUMN, or give --option time_format=FORMAT"
+        )
+
+
 def _attempts(texts: pl.Series, time_format: str, timezone: str) -> Iterator[pl.Series]:
     if time_format in EPOCH_UNITS:
         yield _from_epoch(texts, EPOCH_UNITS[time_format], timezone)
