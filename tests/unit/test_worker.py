@@ -5,10 +5,13 @@ import time
 import pytest
 
 from audience.app import LOCAL, App
-from audience.errors import Conflict, Transient
+from audience.errors import Conflict, Elsewhere, Transient
+from audience.jobs.detours import Detours
 from audience.jobs.memory import EXACT, SAMPLED, MemoryWatch
-from audience.jobs.steps import Steps, Stopped, Watch
-from audience.jobs.worker import Delays, Patience, Sight, Worker
+from audience.jobs.patience import Delays, Patience, Sight
+from audience.jobs.steps import Steps
+from audience.jobs.watch import Stopped, Watch
+from audience.jobs.worker import Worker
 from audience.labeling.plan import RunSpec, TaskSpec
 
 CSV = "label,content,match_type\n女性,媽,partially\n"
@@ -152,7 +155,7 @@ class Failing(Steps):
     """Steps whose every step raises what it is told to."""
 
     def __init__(self, app: App, error: BaseException) -> None:
-        super().__init__(app.store, app.load_model, app.open_source, app.open_target)
+        super().__init__(app.store, app.load_model, app.open_source, app.target_of)
         object.__setattr__(self, "error", error)
 
     def carry_out(self, job: dict, watch: Watch) -> None:
@@ -196,6 +199,20 @@ def test_a_stopped_job_is_given_back_without_being_counted(app, ask):
     assert (job["state"], job["failures"], job["losses"]) == ("waiting", 0, 0)
 
 
+def test_a_report_that_cannot_be_made_fails_the_task_once(app, ask):
+    run = ask()
+    worker, worker_id = app.worker(), app.store.workers.add("w", 1)
+    while (job := app.store.jobs.take(worker_id))["kind"] != "report":
+        worker.handle(job)
+    app.store.jobs.give_back(worker_id, [job["id"]])
+    broken = failing(app, Conflict("marks are damaged"))
+    handled_jobs = 0
+    while (job := app.store.jobs.take(worker_id)) is not None:
+        broken.handle(job)
+        handled_jobs += 1
+    assert (handled_jobs, app.run(run)["state"]) == (1, "failed")
+
+
 def test_an_abort_is_tried_for_ever(app, ask):
     run = ask()
     app.abort_run(run, LOCAL)
@@ -227,6 +244,27 @@ def test_a_worker_that_was_given_up_goes_on_under_a_new_name(app, ask):
     worker._beat()
     assert worker._id != first
     assert app.store.workers.beats() == {worker._id: 0}
+
+
+# what this process lacks
+
+
+def test_a_job_that_lacks_something_here_goes_to_others_and_is_told_of_once(app, ask, caplog):
+    run = ask()
+    worker = failing(app, Elsewhere("the blob is not in /here"))
+    for _ in range(2):
+        job = handled(app, worker, run)
+        assert (job["state"], job["failures"], job["delay_s"]) == ("waiting", 0, 0)
+    assert app.run(run)["tasks"][0]["progress"]["waiting_for"] == "the blob is not in /here"
+    assert caplog.text.count("run_left_to_others") == 1
+    assert worker._take() is None
+    assert taken(app, app.store.workers.add("other", 1)) == run
+
+
+def test_a_run_is_left_to_others_for_half_a_minute_each_time():
+    detours = Detours()
+    assert [detours.leave("a", 0), detours.leave("b", 20), detours.leave("a", 31)] == [True, True, False]
+    assert [detours.runs(now) for now in (40, 55, 70)] == [["a", "b"], ["a"], []]
 
 
 # peak memory

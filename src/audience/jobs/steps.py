@@ -6,17 +6,17 @@ A step may be done twice, or at once by two workers that both believe to own it:
 same and counted once (fence and mark), and its end in our records is its owner's alone (`Jobs.finishing`)."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from threading import Event, Lock
+from threading import Lock
 from typing import Any
 
-import pyarrow as pa
 import sqlalchemy as sa
 
-from audience.errors import AudienceError, Conflict, Transient
+from audience.errors import AudienceError, Conflict, Elsewhere, Transient
 from audience.jobs.memory import MemoryWatch, Peak
+from audience.jobs.watch import Stopped, Watch
 from audience.labeling.labeler import Labeler, NamedModel
 from audience.labeling.plan import RunSpec, TaskSpec
 from audience.labeling.production import produce
@@ -30,25 +30,6 @@ from audience.tables.base import Mark, Partition, Selection, Source, SourceSpec,
 log = logging.getLogger(__name__)
 
 BENCHES = 8
-
-
-class Stopped(Exception):
-    """The job was taken away, or its worker stops; it leaves nothing behind."""
-
-
-@dataclass
-class Watch:
-    """How a job is told to stop, and tells how far it is."""
-
-    stop: Event = field(default_factory=Event)
-    n_read: int = 0
-
-    def batches(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            if self.stop.is_set():
-                raise Stopped
-            self.n_read += len(batch)
-            yield batch
 
 
 @dataclass(frozen=True)
@@ -69,7 +50,7 @@ class Steps:
     store: Store
     load_model: Callable[[str], NamedModel]
     open_source: Callable[[SourceSpec], Source]
-    open_target: Callable[[str], Target]
+    target_of: Callable[[RunSpec], Target]
     memory: MemoryWatch = field(default_factory=MemoryWatch)
     _benches: dict[tuple[str, int], Bench] = field(default_factory=dict)
     _opening: Lock = field(default_factory=Lock)
@@ -87,7 +68,7 @@ class Steps:
     def fail(self, job: Record, reason: str) -> None:
         """Ends a job, and with it its task, for a reason that will not pass."""
         with self.store.jobs.finishing(job, "failed", error=reason) as connection:
-            tasks.failed(connection, job["task_id"], reason, job["after"])
+            tasks.failed(connection, job, reason)
         log.warning("action=task_failed kind=%s task_id=%s reason=%s", job["kind"], job["task_id"], reason)
 
     @contextmanager
@@ -124,8 +105,9 @@ class Steps:
         if done is None:
             raise Conflict(f"partition {number} was removed from the target just after it was written")
         with self._finishing(job, peak, n_read=done.n_read, counts=done.counts) as connection:
+            if done.counts["undigested"]:  # or it has added nothing to those of the task
+                tasks.undigestible(connection, job["task_id"], bench.spec.bad_rows_limit)
             tasks.partition_done(connection, job["task_id"])
-            _check_digested(connection, job["task_id"], bench.spec.bad_rows_limit)
         log.info("action=partition_done task_id=%s partition=%s rows=%s", job["task_id"], number, done.n_read)
 
     def _label(self, bench: Bench, job: Record, watch: Watch) -> Finished | None:
@@ -147,7 +129,7 @@ class Steps:
         task = self.store.tasks.get(job["task_id"])
         spec = RunSpec.model_validate(task["run"]["spec"])
         with self.memory.watching(task["id"]) as peak:
-            report = self._report(task, spec, self.open_target(spec.target))
+            report = self._report(task, spec, self.target_of(spec))
         with self._finishing(job, peak) as connection:
             tasks.reported(connection, task["id"], report, production=spec.production, delay_s=spec.production_delay_s)
         log.info("action=task_labeled task_id=%s rows=%s", task["id"], report["read"])
@@ -162,7 +144,7 @@ class Steps:
         task = self.store.tasks.get(job["task_id"])
         spec = RunSpec.model_validate(task["run"]["spec"])
         with self.memory.watching(task["id"]) as peak:
-            target = self.open_target(spec.target)
+            target = self.target_of(spec)
             report = produce(target, task["id"], job["fence"], spec.panels, task["report"])
         report |= {"production_peak_memory_mb": peak.mb, "production_peak_memory_by": peak.how}
         with self.store.jobs.finishing(job) as connection:
@@ -182,7 +164,7 @@ class Steps:
     def _last_report(self, task: Record, spec: RunSpec) -> Record | None:
         """None where the target cannot tell; that does not keep a task from being aborted."""
         try:
-            target = self.open_target(spec.target)
+            target = self.target_of(spec)
             target.bar(task["id"], task["fence"])
             return self._report(task, spec, target)
         except Transient:
@@ -196,21 +178,23 @@ class Steps:
         run = self.store.runs.show(job["run_id"])
         try:
             for task in run["tasks"]:
-                self._empty(task, run["spec"]["target"])
+                self._empty(task, RunSpec.model_validate(run["spec"]))
+        except Elsewhere:
+            raise
         except AudienceError as error:
             raise Transient(str(error)) from error
         with self.store.jobs.finishing(job) as connection:
             runs.remove_run(connection, run["id"], tasks.WORKER)
         log.info("action=run_deleted run_id=%s", run["id"])
 
-    def _empty(self, task: Record, url: str) -> None:
+    def _empty(self, task: Record, spec: RunSpec) -> None:
         """A target that cannot be reached matters where it may hold something of the task."""
         try:
-            target = self.open_target(url)
+            target = self.target_of(spec)
             if target.exists():
                 target.delete(task["id"])
             elif task["touched"]:
-                raise Transient(f"{url} is not there: bring it back, or let the run be forgotten without it")
+                raise Transient(f"{spec.target} is not there: bring it back, or let the run be forgotten without it")
         except AudienceError:
             if task["touched"]:
                 raise
@@ -234,18 +218,20 @@ class Steps:
         models = [self.load_model(reference) for reference in spec.models]
         fields = tuple(dict.fromkeys(name for m in models for name in m.model.inputs.names))
         selection = task_spec.selection(fields, spec.partition_rows)
-        labeler = Labeler(task["id"], models, spec.groups, spec.panels, spec.first_wins, selection.start, selection.end)
-        target = self.open_target(spec.target)
+        target = self.target_of(spec)
+        labeler = Labeler(
+            task["id"],
+            models,
+            spec.groups,
+            spec.panels,
+            spec.first_wins,
+            selection.start,
+            selection.end,
+            target.unstorable,
+        )
         return Bench(self.open_source(task_spec.source), target, labeler, selection, spec)
 
 
 def _finished(mark: Mark) -> Finished:
     counts = PartitionStatistics.from_json(mark.statistics).counts()
     return Finished(mark.partition, counts["read"], counts)
-
-
-def _check_digested(connection: sa.Connection, task_id: str, limit: int) -> None:
-    n = tasks.undigested(connection, task_id)
-    if n > limit:
-        reason = f"the models could not digest {n:,} rows, more than the limit of {limit:,}: see which were set aside"
-        tasks.failed(connection, task_id, reason)

@@ -20,11 +20,13 @@ SETTLED_S = 60.0
 
 @dataclass
 class Child:
-    """A process of this program with these arguments. A polite one leaves the processor to others first."""
+    """A process of this program with these arguments, that inherits these open files. A polite one leaves the
+    processor to others first."""
 
     name: str
     arguments: Sequence[str]
     polite: bool = False
+    inherits: Sequence[int] = ()
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     pause_s: float = 0.0
@@ -33,7 +35,7 @@ class Child:
     def start(self) -> None:
         """It ends when this process does, because its standard input is closed then."""
         command = [sys.executable, "-m", "audience", *self.arguments, "--tied"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=self.inherits)
         self.started_at = time.monotonic()
         if self.polite and hasattr(os, "setpriority"):
             with contextlib.suppress(OSError):

@@ -1,6 +1,7 @@
 """Results or production rows as a file for people and other programs: CSV, JSON lines or Parquet."""
 
 import csv
+import datetime as dt
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 
 from audience.errors import BadInput, Transient
 from audience.tables.base import PRODUCTION_COLUMNS, RESULT_SCHEMA
+from audience.tables.publications import PUBLISHED_SCHEMA as PUBLISHED_ROWS
 
 FORMULA = r"^[=+\-@\t\r]"
 """Texts that a spreadsheet would run: an apostrophe goes before them in CSV."""
@@ -25,6 +27,7 @@ PRODUCTION_SCHEMA = pa.schema(
         ("group", pa.large_string()),
     ]
 )
+PUBLISHED_SCHEMA = pa.schema([*PUBLISHED_ROWS, ("index", pa.large_string())])
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def _safe(batch: pa.RecordBatch) -> pl.DataFrame:
     frame = pl.from_arrow(batch)
     assert isinstance(frame, pl.DataFrame)
     text = pl.col(pl.String)
-    frame = frame.with_columns(pl.col("create_time").dt.to_string("%Y-%m-%d %H:%M:%S%.f"))
+    frame = frame.with_columns(pl.col(pl.Datetime).dt.to_string("%Y-%m-%d %H:%M:%S%.f"))
     return frame.with_columns(pl.when(text.str.contains(FORMULA)).then("'" + text).otherwise(text).name.keep())
 
 
@@ -139,8 +142,9 @@ def _jsonl(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[byt
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     """Times as ISO text, and JSON columns as what they hold."""
-    time = row["create_time"]
-    row["create_time"] = None if time is None else time.isoformat(sep=" ")
+    for name, value in row.items():
+        if isinstance(value, dt.datetime):
+            row[name] = value.isoformat(sep=" ")
     for name in ("match_meta", "evidence"):
         row[name] = json.loads(row[name])
     return row

@@ -33,7 +33,7 @@ class GroupMap(BaseModel):
         if not channels and default is None:
             default = EVERYTHING
         group_map = cls(channels=channels, default=default)
-        problems = tuple(Problem(where, reason) for reason in _faults(group_map.names))
+        problems = tuple(Problem(where, reason) for reason in name_faults(group_map.names))
         if problems:
             raise BadInput("these group names cannot name tables:", problems)
         return group_map
@@ -50,7 +50,7 @@ class GroupMap(BaseModel):
         return channels.replace_strict(self.channels, default=self.default, return_dtype=pl.String).alias("group")
 
 
-def _faults(names: tuple[str, ...]) -> list[str]:
+def name_faults(names: tuple[str, ...]) -> list[str]:
     faults = [f"{name!r}: use 1 to 40 of A-Z, a-z, 0-9 and _" for name in names if not NAME.fullmatch(name)]
     seen: dict[str, str] = {}
     for name in names:

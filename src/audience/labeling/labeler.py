@@ -15,6 +15,7 @@ from audience.labeling.panels import Panels
 from audience.labeling.statistics import PartitionStatistics, count_into
 from audience.models.base import Model
 from audience.tables.base import RESULT_SCHEMA
+from audience.tables.result_rows import holding
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class NamedModel:
 @dataclass(frozen=True)
 class Labeler:
     """Labels the rows of one task. `models` in order of priority: each labels every row, or with `first_wins` only
-    the rows that no earlier one labelled. Safe to use from several threads."""
+    the rows that no earlier one labelled. `unstorable`: characters that the target cannot hold; rows with one of them
+    in a result are set aside. Safe to use from several threads."""
 
     task: str
     models: Sequence[NamedModel]
@@ -37,6 +39,7 @@ class Labeler:
     first_wins: bool = False
     start: dt.datetime | None = None
     end: dt.datetime | None = None
+    unstorable: str = ""
 
     def label(
         self, partition: int, batches: Iterable[pa.RecordBatch], statistics: PartitionStatistics
@@ -66,8 +69,18 @@ class Labeler:
         if not len(found):
             return found
         results = found.join(rows.with_row_index("row"), on="row", maintain_order="left")
+        results = self._storable(self._result_rows(results), statistics)
         count_into(statistics.results, results["group"])
-        return self._result_rows(results)
+        return results
+
+    def _storable(self, results: pl.DataFrame, statistics: PartitionStatistics) -> pl.DataFrame:
+        """Without the rows of which the target cannot hold a text: all results of such a row go."""
+        wrong = results.filter(holding(self.unstorable)) if self.unstorable else results.clear()
+        if not len(wrong):
+            return results
+        reason = "a text holds a character that the target cannot store: " + ", ".join(map(repr, self.unstorable))
+        statistics.put_aside(wrong.unique("row", maintain_order=True).select("id", pl.lit(reason).alias("reason")))
+        return results.join(wrong.select("row"), on="row", how="anti", maintain_order="left")
 
     def _usable(self, rows: pl.DataFrame, statistics: PartitionStatistics) -> pl.DataFrame:
         """The rows to label, with their group and source_author; all others are counted."""

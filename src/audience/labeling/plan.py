@@ -33,6 +33,8 @@ class RunSpec(BaseModel):
 
     models: tuple[str, ...] = Field(min_length=1)
     target: str
+    target_secret: str | None = Field(default=None, description="password: env:NAME, or a sealed value")
+    target_within: tuple[str, ...] = Field(default=(), description="folders that the target must lie in")
     first_wins: bool = Field(default=False, description="whether a row keeps the label of the first model that has one")
     groups: GroupMap = Field(default_factory=lambda: GroupMap.checked({}, None))
     panels: Panels = Field(default_factory=default_panels)

@@ -1,0 +1,63 @@
+"""For `celery -A audience ...`, which looks for an application here. The only module that does its work when it is
+imported, because Celery wants it so; everybody else asks for what is below."""
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from audience.errors import AudienceError, BadInput
+from audience.jobs.celery_app import make_celery
+from audience.jobs.celery_worker import CeleryWorker
+from audience.jobs.member import Member
+from audience.jobs.patience import Patience
+from audience.settings import Settings, read_settings
+from audience.store.queues import Share, shares
+from audience.store.records import Store, open_store
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # as in __main__, for this process and its children
+
+
+def celery_of(settings: Settings) -> "Celery":
+    """The application of the broker that is set."""
+    if settings.broker_url is None:
+        raise BadInput("there is no broker: set AUDIENCE_BROKER_URL, redis://... or amqp://...")
+    return make_celery(
+        settings.broker_url.get_secret_value(),
+        prefix=settings.queue_prefix,
+        served=shares(settings.queues),
+        visibility_timeout_s=settings.visibility_timeout_s,
+        stop_s=settings.stop_s,
+    )
+
+
+def worker_of(celery: "Celery", s: Settings) -> CeleryWorker:
+    """Our side of its workers. What is heavy is imported in the processes that work."""
+    patience = Patience.of(s)
+
+    def store() -> Store:
+        return open_store(s.home, s.resolved_store_url, s.resolved_blobs_url)
+
+    def member(name: str, threads: int, served: tuple[Share, ...], pool: str) -> Member:
+        from audience.app import App
+
+        app = App(s)
+        return Member(app.store, app.steps(), threads=threads, patience=patience, served=served, pool=pool, name=name)
+
+    return CeleryWorker(celery, store, member, patience)
+
+
+def _made() -> "Celery":
+    try:
+        settings = read_settings()
+        celery = celery_of(settings)
+    except AudienceError as error:
+        sys.exit(f"error {error}")
+    celery.conf.include = [__name__]  # a spawned child finds us by it
+    worker_of(celery, settings).connect()
+    return celery
+
+
+app = _made()

@@ -1,0 +1,163 @@
+"""Celery as Audience uses it: its settings, its queues, and the message. Only this folder imports Celery, and only
+inside of functions: who does without a broker needs no Celery."""
+
+import os
+import ssl
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from audience.errors import BadInput, Transient
+from audience.store.jobs import Sent
+from audience.store.queues import Share, shares
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+TASK = "audience.job"
+APPLICATION = "audience.celery"
+"""The module that Celery's program imports."""
+SOCKET_TIMEOUT_S = 10
+HEARTBEAT_S = 30
+AHEAD_OF_GREENLETS = 4
+"""Without Celery's event loop, one that has as many messages as it may have looks again only after two seconds."""
+CHILD_STARTS_S = 60
+"""A child imports a lot, on a machine that may be busy."""
+
+
+class Queues:
+    """Our queues at the broker: one for each share of the work."""
+
+    def __init__(self, prefix: str, *, quorum: bool) -> None:
+        self._prefix = f"{prefix}."
+        self._quorum = quorum
+
+    def name(self, share: Share) -> str:
+        return f"{self._prefix}{share}"
+
+    def share(self, name: str) -> Share:
+        """Of a queue at the broker."""
+        found = shares([name.removeprefix(self._prefix)]) if name.startswith(self._prefix) else ()
+        if len(found) != 1:
+            raise BadInput(f"{name!r} is none of our queues; they look like {self._prefix}default.label")
+        return found[0]
+
+    def queue(self, share: Share) -> Any:
+        from kombu.entity import Queue
+
+        name = self.name(share)
+        arguments = {"x-queue-type": "quorum"} if self._quorum else None
+        return Queue(name, routing_key=name, queue_arguments=arguments)  # type: ignore[no-untyped-call]
+
+
+def check_installed() -> None:
+    if find_spec("celery") is None:
+        raise BadInput("a broker needs Celery: pip install 'audience[celery]'")
+
+
+def worker_arguments(prefix: str, pool: str, threads: int, served: Iterable[Share]) -> list[str]:
+    """How Celery's program is told to start a worker that serves this. Mingle and gossip are talk among workers that
+    ours have no use for."""
+    queues = Queues(prefix, quorum=False)
+    asked = ["-Q", ",".join(queues.name(share) for share in served), "-P", pool, "-c", str(threads)]
+    ahead = ["--prefetch-multiplier", str(AHEAD_OF_GREENLETS)] if pool == "gevent" else []
+    named = ["-n", f"{prefix}-{os.getpid()}@%h"]
+    return ["-q", "-A", APPLICATION, "worker", *asked, *ahead, *named, "--without-mingle", "--without-gossip"]
+
+
+def make_celery(
+    broker_url: str, *, prefix: str, served: Iterable[Share], visibility_timeout_s: float, stop_s: float
+) -> "Celery":
+    """A Celery application without tasks. `served`: the queues of its workers, unless they are told others."""
+    check_installed()
+    from celery import Celery
+
+    celery = Celery("audience", broker=broker_url, set_as_current=True)
+    rabbitmq = broker_url.startswith("amqp")
+    queues = Queues(prefix, quorum=rabbitmq)
+    celery.amqp.autoexchange = lambda _: None  # the broker's own, that brings a message to the queue of its key
+    celery.conf.update(
+        audience_prefix=prefix,
+        task_queues=[queues.queue(share) for share in served],
+        task_default_queue=queues.name(next(iter(served))),
+        task_create_missing_queue_type="quorum" if rabbitmq else "classic",
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        worker_pool_start_method="spawn",
+        worker_proc_alive_timeout=CHILD_STARTS_S,
+        worker_soft_shutdown_timeout=stop_s,
+        worker_send_task_events=True,
+        worker_redirect_stdouts=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_heartbeat=HEARTBEAT_S,
+        broker_transport_options=_rabbitmq() if rabbitmq else _redis(visibility_timeout_s),
+        broker_use_ssl=_tls(broker_url),
+    )
+    return celery
+
+
+def _rabbitmq() -> dict[str, Any]:
+    return {"confirm_publish": True}
+
+
+def _redis(visibility_timeout_s: float) -> dict[str, Any]:
+    """A broker that says nothing is asked again; one that hangs is left."""
+    patience = {"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": SOCKET_TIMEOUT_S}
+    return {"visibility_timeout": visibility_timeout_s, "socket_keepalive": True, **patience}
+
+
+def _tls(broker_url: str) -> dict[str, Any] | bool:
+    """Who the broker is, is always checked."""
+    if broker_url.startswith("rediss://"):
+        return {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+    if broker_url.startswith("amqps://"):
+        return {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": urlsplit(broker_url).hostname}
+    return False
+
+
+def queues_of(celery: "Celery") -> Queues:
+    return Queues(celery.conf.audience_prefix, quorum=celery.conf.task_create_missing_queue_type == "quorum")
+
+
+def sender(celery: "Celery") -> Callable[[Sent], None]:
+    """Sends the message of a job; raises Transient when the broker cannot be reached."""
+    from kombu.exceptions import OperationalError
+
+    queues = queues_of(celery)
+
+    def send(sent: Sent) -> None:
+        try:
+            queue = queues.queue(sent.share)
+            celery.send_task(TASK, [sent.job], queue=queue, retry=False, confirm_timeout=SOCKET_TIMEOUT_S)
+        except (OperationalError, OSError) as error:
+            raise Transient(f"the broker cannot be reached: {error}") from error
+
+    return send
+
+
+def lengths(celery: "Celery", asked: Iterable[Share]) -> dict[str, int]:
+    """queue at the broker -> messages that no worker has yet; none where there is no such queue. Raises Transient when
+    the broker cannot be reached."""
+    from kombu.exceptions import OperationalError
+
+    queues = queues_of(celery)
+    try:
+        with celery.connection_for_read(connect_timeout=SOCKET_TIMEOUT_S) as connection:
+            connection.ensure_connection(max_retries=1)
+            return {queues.name(share): _length(connection, queues.name(share)) for share in asked}
+    except (OperationalError, OSError, *celery.connection_for_read().connection_errors) as error:
+        raise Transient(f"the broker cannot be reached, or refuses us: {error}") from error
+
+
+def _length(connection: Any, name: str) -> int:
+    with connection.channel() as channel:
+        try:
+            return int(channel.queue_declare(queue=name, passive=True).message_count)
+        except connection.channel_errors:  # nobody has asked for it yet
+            return 0

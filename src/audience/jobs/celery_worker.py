@@ -1,0 +1,179 @@
+"""A Celery worker: in its main process the courier, in each process that works a member of the workforce.
+
+With the pool `prefork` the children work, and the main process imports nothing heavy; with `threads`, `solo` and
+`gevent` the main process works itself. What a message leads to is the same as what a local worker's thread does."""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from audience.errors import AudienceError
+from audience.jobs.celery_app import TASK, queues_of, sender
+from audience.jobs.courier import Courier
+from audience.jobs.member import POLL_S, Member, process_name
+from audience.jobs.patience import Patience
+from audience.process import SystemThread, end_with_parent, log_to_stderr
+from audience.store.queues import Share, shares, text_of
+from audience.store.records import Store
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+log = logging.getLogger(__name__)
+
+POOLS = ("prefork", "threads", "solo", "gevent")
+HAND_ON_S = 1.0
+Receive = Callable[[int], None]
+OpenMember = Callable[[str, int, tuple[Share, ...], str], Member]
+
+
+@dataclass
+class CeleryWorker:
+    """What is ours in a process of a Celery worker. `open_member` makes a member of this name, with so many threads,
+    that serves this, in this pool."""
+
+    celery: "Celery"
+    open_store: Callable[[], Store]
+    open_member: OpenMember
+    patience: Patience
+    options: dict[str, Any] | None = None
+    receive: Receive | None = None
+    member: Member | None = None
+    courier: Courier | None = None
+    _leaving: threading.Event = field(default_factory=threading.Event)
+
+    def connect(self) -> None:
+        """Makes the task, and asks Celery to call the methods below."""
+        import click
+        from celery import signals
+
+        self.celery.task(name=TASK)(self._job())
+        self.celery.user_options["worker"].add(click.Option(["--tied"], is_flag=True, hidden=True))
+        called = {
+            signals.setup_logging: self.on_logging,
+            signals.celeryd_init: self.on_options,
+            signals.celeryd_after_setup: self.on_start,
+            signals.worker_process_init: self.on_child_start,
+            signals.worker_process_shutdown: self.on_child_end,
+            signals.worker_shutting_down: self.on_stop,
+            signals.worker_shutdown: self.on_end,
+        }
+        for signal, method in called.items():
+            signal.connect(method, weak=False)
+
+    def _job(self) -> Receive:
+        def job(job_id: int) -> None:
+            """Carries out a job of our records, if it still waits."""
+            assert self.receive is not None, "a message came before the worker was ready"
+            self.receive(job_id)
+
+        return job
+
+    # the main process
+
+    def on_logging(self, **_: Any) -> None:
+        log_to_stderr()
+        for noisy in ("celery.worker.strategy", "celery.app.trace"):  # a line for each message
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        logging.getLogger("kombu.transport.native_delayed_delivery").setLevel(logging.ERROR)  # we have our own delays
+
+    def on_options(self, options: dict[str, Any], **_: Any) -> None:
+        self.options = options
+
+    def on_start(self, instance: Any, **_: Any) -> None:
+        """Before messages come."""
+        pool = str(instance.pool_cls.__module__).rpartition(".")[2].replace("thread", "threads")
+        with _fatal():
+            queues = queues_of(self.celery)
+            served = tuple(sorted(queues.share(name) for name in self.celery.amqp.queues.consume_from))
+            self.celery.conf.audience_queues = text_of(served)  # children are handed this
+            store = self.open_store()
+            if pool != "prefork":
+                threads = 1 if pool == "solo" else instance.concurrency
+                self._start_member(process_name(os.getpid()), threads, served, pool)
+            self.courier = Courier(store, sender(self.celery), self.patience)
+            self.courier.start()
+        SystemThread(partial(self._leave_to_others, store), "leave").start()
+        if self.options and self.options.get("tied"):
+            end_with_parent()
+
+    def _start_member(self, name: str, threads: int, served: tuple[Share, ...], pool: str) -> None:
+        self.member = self.open_member(name, threads, served, pool)
+        self.member.start()
+        self.receive = _in_native_threads(self.member.receive, threads) if pool == "gevent" else self.member.receive
+
+    def on_stop(self, **_: Any) -> None:
+        self._leaving.set()  # no more than that: this is called from within a signal
+
+    def _leave_to_others(self, store: Store) -> None:
+        """Celery waits for jobs under way, for ever if need be; here they are given some time when the worker is told
+        to stop, then to others. Who works on one hears of it at its next beat, or ends with the process."""
+        while not self._leaving.wait(POLL_S):
+            pass
+        began = time.monotonic()
+        time.sleep(self.patience.stop_s)
+        while time.monotonic() < began + 2 * self.patience.stop_s + HAND_ON_S:
+            try:
+                store.workers.relieve(process_name(os.getpid()))
+            except AudienceError as error:
+                log.warning("action=relieve_failed reason=%s", error)
+            time.sleep(min(self.patience.stop_s, HAND_ON_S) or HAND_ON_S)
+        log.warning("action=worker_left_work_behind")
+        self._say_that_it_left(store)
+        os._exit(0)
+
+    def _say_that_it_left(self, store: Store) -> None:
+        try:
+            for worker in store.workers.named(process_name(os.getpid())):
+                store.workers.remove(worker, lost=False)
+        except AudienceError as error:  # others will notice
+            log.warning("action=worker_left_without_saying reason=%s", error)
+
+    def on_end(self, **_: Any) -> None:
+        if self.courier is not None:
+            self.courier.stop()
+        self.on_child_end()
+
+    # the children of the pool prefork
+
+    def on_child_start(self, **_: Any) -> None:
+        from celery import current_app
+
+        if self.options is not None:  # the pool `solo` calls this too, in the main process
+            return
+        with _fatal():
+            name = f"{process_name(os.getppid())}:{os.getpid()}"
+            served = shares(str(current_app.conf.audience_queues).split(","))
+            self._start_member(name, 1, served, "prefork")
+
+    def on_child_end(self, **_: Any) -> None:
+        if self.member is not None:
+            self.member.stop()
+
+
+class _fatal:  # noqa: N801
+    """What goes wrong inside ends the process: Celery would only log it, and go on without us."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
+        if isinstance(error, AudienceError):
+            log.error("action=worker_cannot_start reason=%s", error)
+            raise SystemExit(1) from None
+        if isinstance(error, Exception):
+            log.exception("action=worker_cannot_start")
+            raise SystemExit(1) from error
+
+
+def _in_native_threads(receive: Receive, threads: int) -> Receive:
+    """Labeling does not yield to greenlets: in threads of the system it leaves theirs to them."""
+    from gevent.threadpool import ThreadPool
+
+    pool = ThreadPool(threads)
+    return lambda job_id: pool.apply(receive, (job_id,))
