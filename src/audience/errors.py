@@ -5,6 +5,7 @@
     ├── NotFound      no such source, model, run, table ...
     ├── Conflict      it exists already, or its state forbids this
     ├── Transient     the world is in the way (locked, full, away): try again
+    │   └── Elsewhere  this process lacks something that another may have: a blob, a key, a variable
     └── BadRow        one row cannot be digested: it is set aside, counted, and the work goes on
 
 Anything else that escapes is a bug and fails loudly. Facts are positional, so that errors survive pickling.
@@ -12,7 +13,7 @@ Anything else that escapes is a bug and fails loudly. Facts are positional, so t
 
 from dataclasses import dataclass
 
-__all__ = ["AudienceError", "BadInput", "BadRow", "Conflict", "NotFound", "Problem", "Transient"]
+__all__ = ["AudienceError", "BadInput", "BadRow", "Conflict", "Elsewhere", "NotFound", "Problem", "Transient"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,10 @@ class Conflict(AudienceError):
 
 class Transient(AudienceError):
     """Nothing is wrong with the request, but it cannot be carried out now."""
+
+
+class Elsewhere(Transient):
+    """Here something is lacking that another process may have: let that one do it."""
 
 
 class BadRow(AudienceError):

@@ -9,6 +9,7 @@ from audience.labeling.groups import GroupMap
 from audience.labeling.panels import Panels
 from audience.models.rules import RuleSet
 from audience.store.database import Record
+from audience.store.queues import DEFAULT
 from audience.tables.base import SourceSpec
 
 NAME = r"^\w[\w.\-]{0,99}$"
@@ -31,7 +32,12 @@ class Request(BaseModel):
 class SourceBody(Request):
     """Where rows are, and what their columns mean."""
 
-    url: str = Field(min_length=1, max_length=2000, description=str(SourceSpec.model_fields["url"].description))
+    url: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=2000,
+        description=f"{SourceSpec.model_fields['url'].description}; by default the server of AUDIENCE_SOURCE_URL",
+    )
     table: str | None = Field(default=None, max_length=200, description="table or view of a database")
     roles: dict[str, str] = Field(default_factory=dict, description="our name -> column of the table")
     time_format: str = Field(default="auto", max_length=100, description="auto, epoch_s (_ms, _us) or strptime")
@@ -40,6 +46,9 @@ class SourceBody(Request):
     quoting: bool | None = Field(default=None, description="of CSV files: whether quotes enclose values")
     header: tuple[str, ...] | None = Field(default=None, description="column names of CSV files that have no header")
     encoding: str = Field(default="utf-8", max_length=40, description="of CSV files")
+    max_readers: int | None = Field(default=None, ge=1, le=1000, description="of a server: partitions read at once")
+    statement_timeout_s: float = Field(default=0, ge=0, le=86_400, description="of a server; 0: its own default")
+    read_timeout_s: float = Field(default=300, gt=0, le=86_400, description="of a server that answers nothing")
 
     def options(self) -> Record:
         """Everything but the URL."""
@@ -127,7 +136,7 @@ class ModelView(BaseModel):
     version: int
     kind: str
     digest: str
-    n_rules: int
+    n_rules: int | None = Field(description="null in the list of models, of those that have many")
     warnings: list[str]
     created_by: str
     created_at: str
@@ -137,7 +146,11 @@ class ModelView(BaseModel):
     def of(cls, record: Record, *, whole: bool = False) -> "ModelView":
         definition = record["definition"]
         return cls.model_validate(
-            {**record, "n_rules": len(definition["rules"]), "definition": definition if whole else None}
+            {
+                **record,
+                "n_rules": len(definition["rules"]) if definition else None,
+                "definition": definition if whole else None,
+            }
         )
 
 
@@ -198,7 +211,7 @@ class TaskBody(Request):
     """One source in one range of time: `start <= time < end` as clocks in the source's timezone show it."""
 
     source: str | SourceBody = Field(description="name of a saved source, or a source")
-    name: str | None = Field(default=None, min_length=1, max_length=200)
+    name: str | None = Field(default=None, max_length=200, pattern=r"^[^\x00-\x1f]+$")
     start: dt.datetime | None = None
     end: dt.datetime | None = None
 
@@ -208,7 +221,12 @@ class NewRun(Request):
 
     sources: list[TaskBody] = Field(min_length=1, max_length=1000)
     models: list[str] = Field(min_length=1, max_length=100, description="name or name@version, in order of priority")
-    target: str = Field(min_length=1, max_length=2000, description="SQLite file, or folder for Parquet files")
+    target: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=2000,
+        description="SQLite file, folder for Parquet files, or URL of a server; by default AUDIENCE_TARGET_URL",
+    )
     groups: str | GroupMap | None = Field(default=None, description="saved groups, or groups; by default one for all")
     conflict_groups: str | Panels | None = Field(default=None, description="saved ones, or conflict groups")
     first_wins: bool = Field(default=False, description="a row keeps the label of the first model that has one")
@@ -216,8 +234,11 @@ class NewRun(Request):
     production: bool = Field(default=True, description="whether production tables are made at the end")
     production_delay_s: float | None = Field(default=None, ge=0, le=7 * 86_400)
     partition_rows: int | None = Field(default=None, ge=1, le=10_000_000)
-    bad_rows_limit: int = Field(default=1_000, ge=0, description="rows the models may fail on before a task fails")
+    bad_rows_limit: int = Field(
+        default=1_000, ge=0, le=2**53, description="rows the models may fail on before a task fails"
+    )
     priority: Priority = "normal"
+    queue: str = Field(default=DEFAULT, pattern=r"^[A-Za-z0-9_-]{1,40}$", description="only its workers take the jobs")
 
 
 class RunCreated(BaseModel):
@@ -311,6 +332,7 @@ class RunSummary(BaseModel):
     models: list[str]
     target: str
     priority: Priority
+    queue: str
     error: str | None
     created_by: str
     created_at: str
@@ -345,7 +367,7 @@ class RunView(RunSummary):
 
 
 def _summary(run: Record) -> Record:
-    kept = ("id", "state", "error", "created_by", "created_at", "started_at", "finished_at")
+    kept = ("id", "state", "queue", "error", "created_by", "created_at", "started_at", "finished_at")
     names = {1: "high", 0: "normal", -1: "low"}
     asked = {"models": run["spec"]["models"], "target": run["spec"]["target"]}
     return {
@@ -429,13 +451,16 @@ class SetAsideList(BaseModel):
 
 
 class WorkerView(BaseModel):
-    """A process that takes jobs. `jobs`: those it works on."""
+    """A process that takes jobs. `jobs`: those it works on. `queues`: what it serves. `pool`: how it works on several
+    jobs at once; `local` looks for them itself, the others are sent them."""
 
     id: str
     name: str
     threads: int
     started_at: str
     jobs: int
+    queues: str
+    pool: str
 
 
 class WorkerList(BaseModel):

@@ -4,6 +4,7 @@ import base64
 import binascii
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Path, Query, Request
@@ -41,6 +42,19 @@ Key = Annotated[
 ]
 
 
+async def whole_characters(request: Request) -> None:
+    """Refuses a body with half of a character (a lone surrogate), which no database and no file can hold."""
+    body = await request.body()
+    if b"\\ud" not in body.lower():
+        return
+    with suppress(ValueError):
+        text = json.dumps(json.loads(body), ensure_ascii=False)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise BadInput("a text of the request holds half of a character (a lone surrogate)") from None
+
+
 def create_once(
     app: App,
     key: str | None,
@@ -52,11 +66,9 @@ def create_once(
     """Creates something and answers with `answer`, whose `href` becomes the Location. With a key: once, however often
     it is asked for."""
     once = Once(answer, key, digest_of(request))
-    kept = app.store.answered(key, once.digest) if key is not None else None
-    if kept is None:
+    if not app.store.answered(once):
         create(once)
-        kept = once.body
-    return JSONResponse(kept, status, {"Location": kept["href"]})
+    return JSONResponse(once.body, status, {"Location": once.body["href"]})
 
 
 def page(cursor: str | None) -> list[str] | None:
@@ -65,7 +77,7 @@ def page(cursor: str | None) -> list[str] | None:
         return None
     try:
         place = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-        if isinstance(place, list) and place and all(isinstance(part, str) for part in place):
+        if isinstance(place, list) and place and all(isinstance(part, str) and part.isascii() for part in place):
             return place
     except (ValueError, binascii.Error):
         pass

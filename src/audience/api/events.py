@@ -4,12 +4,13 @@ Every move of the run and its tasks is an event with an id; who connects again w
 were missed. Between them come `progress` events, which are snapshots and have no id, and comments as heartbeats."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.concurrency import run_in_threadpool
 
@@ -37,13 +38,15 @@ STREAM: dict[int | str, dict[str, Any]] = {
 
 @router.get("/{run_id}/events", response_class=Response, responses={**STREAM, **answers(404)})
 def events(
+    request: Request,
     app: Audience,
     run_id: Id,
     last_event_id: Annotated[int | None, Header(ge=0, le=2**53, description="the last event received")] = None,
 ) -> Response:
     """Watch a run. `moved`: the run or a task changed its state; `progress`: the run as it stands."""
     run = app.run(run_id)
-    watched = Watched(app, run_id, [run_id, *(task["id"] for task in run["tasks"])], last_event_id or 0)
+    subjects = [run_id, *(task["id"] for task in run["tasks"])]
+    watched = Watched(app, run_id, subjects, last_event_id or 0, request.app.state.stopping)
     if last_event_id is not None and run["state"] in FINAL and not watched.moves():
         return Response(status_code=204)
     return EventSourceResponse(stream(watched), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
@@ -51,12 +54,14 @@ def events(
 
 @dataclass
 class Watched:
-    """A run that somebody watches, and the last move they were told of."""
+    """A run that somebody watches, and the last move they were told of. `stopping`: this process ends, they will ask
+    another one."""
 
     app: App
     run_id: str
     subjects: list[str]
     last: int
+    stopping: threading.Event
 
     def moves(self) -> list[Record]:
         """What was not told yet."""
@@ -76,7 +81,7 @@ class Watched:
 async def stream(watched: Watched) -> AsyncIterator[bytes]:
     """Events as they are sent, until the run has ended."""
     told, told_at = "", time.monotonic()
-    while True:
+    while not watched.stopping.is_set():
         try:
             moves, run = await run_in_threadpool(watched.look)
         except Transient:  # our own records cannot be reached: who watches waits with us

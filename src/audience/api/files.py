@@ -1,42 +1,23 @@
 """Which files may be read and written over HTTP: those below the folders that the settings name."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, urlsplit
 
-from audience.errors import BadInput
+from audience.tables.registry import check_within, path_of
 
-SCHEMES = ("sqlite:///", "file://")
-MAGIC = re.compile(r"[*?\[]")
+CERTIFICATES = ("ssl_ca", "sslrootcert")
 
 
 def confined(reference: str, roots: Sequence[Path], what: str) -> str:
-    """The path, absolute, if it is below one of the roots; a relative one is meant below the first. Links are
-    followed before that is judged. URLs of servers are returned as they are."""
-    path = reference
-    for scheme in SCHEMES:
-        if reference.lower().startswith(scheme):
-            path = unquote(reference[len(scheme) :]) if scheme == "file://" else reference[len(scheme) :]
-    if "://" in path:
-        return path
-    if not path or "\0" in path:
-        raise BadInput(f"the {what} has no path or URL: name a file or a folder below {_list(roots)}")
-    whole = Path(roots[0], path)
-    if not any(_fixed_part(whole).is_relative_to(root.resolve()) for root in roots):
-        raise BadInput(f"the {what} {reference!r} is not in a folder that may be used over HTTP: {_list(roots)}")
-    return f"{whole}/" if path.endswith("/") else str(whole)
-
-
-def _fixed_part(path: Path) -> Path:
-    """The path up to its first wildcard, with every link followed."""
-    parts: list[str] = []
-    for part in path.parts:
-        if MAGIC.search(part) and not Path(*parts, part).exists():
-            break
-        parts.append(part)
-    return Path(*parts).resolve()
-
-
-def _list(roots: Sequence[Path]) -> str:
-    return ", ".join(map(str, roots))
+    """A path or URL whose file lies below one of the roots, links followed; a relative path is meant below the first.
+    It is judged again whenever it is opened: a link may be made later. A server's URL stays as it is."""
+    path = path_of(reference, what)
+    if path is None:
+        for name, value in parse_qsl(urlsplit(reference).query):
+            if name in CERTIFICATES:
+                check_within(value, [str(root) for root in roots])
+        return reference
+    whole = f"{roots[0]}/{path}" if not path.startswith("/") else path
+    check_within(whole, [str(root) for root in roots])
+    return f"sqlite:///{whole}" if reference.lower().startswith("sqlite:") else whole

@@ -1,6 +1,7 @@
 """`/v1/models`: rule sets, saved as immutable versions."""
 
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Path
 from fastapi.responses import JSONResponse
@@ -26,7 +27,7 @@ def create(app: Audience, actor: Actor, body: NewModel, key: Key = None) -> JSON
     rules, warnings = _rules(body)
 
     def answer(reference: str) -> Record:
-        return {"model": reference, "warnings": list(warnings), "href": f"/v1/models/{reference}"}
+        return {"model": reference, "warnings": list(warnings), "href": f"/v1/models/{quote(reference, safe='@')}"}
 
     def save(once: Any) -> None:
         app.save_rules(body.name, rules, actor, warnings, once)

@@ -58,7 +58,7 @@ def create(app: Audience, actor: Actor, body: NewRun, key: Key = None) -> JSONRe
 
     def save(once: Any) -> None:
         tasks = [_task(app, task, n) for n, task in enumerate(body.sources)]
-        app.create_run(tasks, _spec(app, body), actor, PRIORITIES[body.priority], once)
+        app.create_run(tasks, _spec(app, body), actor, PRIORITIES[body.priority], once, body.queue)
 
     return create_once(app, key, {"POST": "/v1/runs", **body.model_dump(mode="json")}, save, answer, 202)
 
@@ -72,7 +72,8 @@ def _task(app: App, body: TaskBody, number: int) -> TaskSpec:
     if isinstance(body.source, str):
         source, name = SourceSpec.model_validate(app.store.source(body.source)["spec"]), body.source
     else:
-        source, name = spec_of(app, body.source), body.source.table or body.source.url
+        source = spec_of(app, body.source)
+        name = source.table or source.url  # as it is saved: without a password
     return TaskSpec(name=body.name or name, source=source, start=body.start, end=body.end)
 
 
@@ -81,7 +82,8 @@ def _spec(app: App, body: NewRun) -> RunSpec:
     delay_s = s.production_delay_s if body.production_delay_s is None else body.production_delay_s
     return RunSpec(
         models=tuple(body.models),
-        target=confined(body.target, s.resolved_files_roots, "target"),
+        target=confined(body.target, s.resolved_files_roots, "target") if body.target else app.default_target(),
+        target_within=tuple(map(str, s.resolved_files_roots)),
         first_wins=body.first_wins,
         groups=_groups(app, body.groups),
         panels=_conflict_groups(app, body.conflict_groups),
@@ -195,10 +197,10 @@ def export(
     rows = app.exported(run_id, production=of == "production", group=group, comparable=comparable)
     name = f"{of}-{run_id[:12]}.{layout}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return StreamingResponse(_started(encoded(rows, layout)), media_type=MEDIA_TYPES[layout], headers=headers)
+    return StreamingResponse(started(encoded(rows, layout)), media_type=MEDIA_TYPES[layout], headers=headers)
 
 
-def _started(pieces: Iterator[bytes]) -> Iterable[bytes]:
+def started(pieces: Iterator[bytes]) -> Iterable[bytes]:
     """The pieces, the first one ready: what cannot begin is answered with a problem, not with half a file."""
     first = next(pieces, b"")
     return itertools.chain([first], pieces)

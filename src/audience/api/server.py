@@ -1,17 +1,20 @@
 """The HTTP API: routes, errors, middleware and documentation put together. A thin edge over `App`."""
 
 import gc
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from audience.api import errors, events, limits, mappings, models, operations, runs, sources
+from audience.api import errors, events, limits, mappings, models, operations, publications, runs, sources
+from audience.api.context import whole_characters
 from audience.api.metrics import Measured, Metrics
 from audience.app import App
+from audience.settings import Settings
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 
@@ -35,11 +38,13 @@ def create_api(app: App, host: str = LOOPBACK[0]) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         lifespan=_lifespan,
+        dependencies=[Depends(whole_characters)],
         responses=errors.answers(400, 413, 422, 503),
     )
     api.state.app = app
+    api.state.stopping = threading.Event()
     api.state.metrics = Metrics(app)
-    for module in (sources, models, runs, events, operations):
+    for module in (sources, models, runs, publications, events, operations):
         api.include_router(module.router)
     for router in (mappings.groups, mappings.conflict_groups):
         api.include_router(router)
@@ -51,6 +56,12 @@ def create_api(app: App, host: str = LOOPBACK[0]) -> FastAPI:
     api.add_middleware(Measured, metrics=api.state.metrics)
     _describe(api)
     return api
+
+
+def application() -> FastAPI:
+    """The application as the settings describe it, for servers that are told `audience.api.server:application()`."""
+    settings = Settings()
+    return create_api(App(settings), settings.host)
 
 
 @asynccontextmanager

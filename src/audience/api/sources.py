@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
@@ -19,8 +20,9 @@ router = APIRouter(prefix="/v1/sources", tags=["sources"])
 
 def spec_of(app: App, body: SourceBody) -> SourceSpec:
     """A source as a request describes it; files only where they may be read."""
-    url = confined(body.url, app.settings.resolved_files_roots, "source")
-    return app.new_source(url, **body.options())
+    roots = app.settings.resolved_files_roots
+    url = confined(body.url, roots, "source") if body.url else app.default_source()
+    return app.new_source(url, within=tuple(map(str, roots)), **body.options())
 
 
 @router.post("", status_code=201, response_model=Created, responses=answers(404, 409))
@@ -28,7 +30,7 @@ def create(app: Audience, actor: Actor, body: NewSource, key: Key = None) -> JSO
     """Save a source, after looking at what is there."""
 
     def answer(row: Record) -> Record:
-        return {"name": row["name"], "href": f"/v1/sources/{row['name']}", "created_at": row["created_at"]}
+        return {"name": row["name"], "href": f"/v1/sources/{quote(row['name'])}", "created_at": row["created_at"]}
 
     def save(once: Any) -> None:
         app.add_source(body.name, spec_of(app, body), actor, once)

@@ -2,16 +2,19 @@
 
 import logging
 import sys
+from dataclasses import asdict
 from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from audience.cli import models, runs, service, sources
+from audience.cli import models, publications, runs, service, show, sources
 from audience.cli.demo import demo
-from audience.cli.options import read_settings
+from audience.cli.options import Json
 from audience.cli.show import console, errors
 from audience.errors import AudienceError
+from audience.settings import read_settings
 
 app = typer.Typer(
     name="audience",
@@ -25,12 +28,14 @@ app.command()(runs.label)
 app.command()(runs.sample)
 app.command()(runs.production)
 app.command()(runs.export)
+app.command()(publications.publish)
+app.add_typer(publications.commands, name="publication")
 app.add_typer(runs.commands, name="run")
 app.add_typer(sources.commands, name="source")
 app.add_typer(models.commands, name="model")
 app.command()(service.up)
 app.command()(service.api)
-app.command()(service.worker)
+app.add_typer(service.workers, name="worker")
 app.command()(demo)
 
 
@@ -43,6 +48,25 @@ def migrate() -> None:
     console.print(
         f"records were at {before or 'nothing'}, are at {now}" if before != now else f"records are at {now} already"
     )
+
+
+@app.command()
+def doctor(
+    source: Annotated[
+        list[str] | None, typer.Option(help="saved source, path or URL; by default all saved ones")
+    ] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="target; by default that of the settings and of recent runs")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Look at the whole installation and say what is wrong, and what to do. Status 1 if something is."""
+    from audience.doctor import examine
+
+    findings = list(examine(read_settings(), source or (), target or ()))
+    show.as_json([asdict(finding) for finding in findings]) if as_json else show.findings(findings)
+    if any(finding.verdict == "wrong" for finding in findings):
+        raise typer.Exit(1)
 
 
 @app.command("version")

@@ -1,7 +1,7 @@
 """`audience model ...`: rule sets, saved as immutable versions."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -49,10 +49,14 @@ def list_(as_json: o.Json = False) -> None:
         show.as_json([{k: v for k, v in r.items() if k != "definition"} for r in records])
         return
     rows = [
-        (f"{r['name']}@{r['version']}", r["kind"], len(r["definition"]["rules"]), r["created_by"], r["created_at"][:19])
+        (f"{r['name']}@{r['version']}", r["kind"], _n_rules(r["definition"]), r["created_by"], r["created_at"][:19])
         for r in records
     ]
     show.table("", ("model", "kind", "rules", "saved by", "at"), rows)
+
+
+def _n_rules(definition: dict[str, Any] | None) -> str:
+    return f"{len(definition['rules']):,}" if definition else "many"
 
 
 @commands.command("show")

@@ -7,11 +7,11 @@ import typer
 from pydantic import ValidationError
 
 from audience.app import App
-from audience.errors import BadInput, Problem
-from audience.settings import Settings
+from audience.errors import BadInput
+from audience.settings import read_settings
 from audience.tables.base import SourceSpec
 
-DETAILS = tuple(name for name in SourceSpec.model_fields if name not in ("url", "table", "roles", "secret"))
+DETAILS = tuple(name for name in SourceSpec.model_fields if name not in ("url", "table", "roles", "within"))
 
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document instead of tables")]
 Table = Annotated[str | None, typer.Option(help="table or view of the database")]
@@ -28,22 +28,14 @@ def open_app() -> App:
     return App(read_settings())
 
 
-def read_settings() -> Settings:
-    """From the environment and .env; what is wrong with them is told by the variable's name."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        faults = error.errors(include_url=False, include_input=False)
-        problems = tuple(Problem(f"AUDIENCE_{'.'.join(map(str, e['loc'])).upper()}", e["msg"]) for e in faults)
-        raise BadInput("these settings cannot be used:", problems) from None
-
-
 def source_options(table: str | None, roles: list[str] | None, details: list[str] | None) -> dict[str, Any]:
     """What a source is told beside its URL; nothing that was not given."""
     options: dict[str, Any] = dict(_pairs(details, "--option", "encoding=big5"))
     for name in options:
         if name not in DETAILS:
             raise BadInput(f"--option {name} is unknown; known: {', '.join(DETAILS)}")
+    if not str(options.get("secret", "env:")).startswith("env:"):
+        raise BadInput("--option secret names a variable of the environment: secret=env:NAME")
     if "header" in options:
         options["header"] = tuple(options["header"].split(","))
     if "delimiter" in options:
@@ -58,6 +50,13 @@ def source_options(table: str | None, roles: list[str] | None, details: list[str
         first = error.errors(include_url=False)[0]
         raise BadInput(f"--option {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     return options
+
+
+def index_options(items: list[str] | None) -> dict[str, tuple[str, ...]] | None:
+    """index -> its groups; None when nothing was given."""
+    if not items:
+        return None
+    return {name: tuple(groups.split(",")) for name, groups in _pairs(items, "--index", "forum=forum,blog")}
 
 
 def _pairs(items: list[str] | None, option: str, example: str) -> list[tuple[str, str]]:

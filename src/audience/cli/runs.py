@@ -19,6 +19,8 @@ from audience.labeling import export as exports
 from audience.labeling.groups import GroupMap, load_groups
 from audience.labeling.panels import default_panels, load_panels
 from audience.labeling.plan import PRIORITIES, RunSpec, TaskSpec
+from audience.store.queues import DEFAULT
+from audience.tables.base import SourceSpec
 from audience.tables.times import parse_bound
 
 commands = typer.Typer(help="Runs: what was labelled, when, and what came of it.", no_args_is_help=True)
@@ -31,8 +33,13 @@ Detach = Annotated[
 
 
 def label(
-    source: Annotated[list[str], typer.Argument(help="saved sources, or SQLite, CSV, JSONL or Parquet paths")],
-    target: Annotated[str, typer.Option(help="SQLite file or folder for the results")],
+    source: Annotated[
+        list[str] | None,
+        typer.Argument(help="saved sources, paths or URLs; by default the server of AUDIENCE_SOURCE_URL"),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="SQLite file, folder or URL for the results; by default AUDIENCE_TARGET_URL")
+    ] = None,
     rules: Annotated[list[str] | None, typer.Option(help="rules as CSV or JSON; FIELD=FILE names the field")] = None,
     model: Annotated[list[str] | None, typer.Option(help="saved models, after the rules in priority")] = None,
     start: Annotated[str | None, typer.Option("--from", help="first day or time")] = None,
@@ -45,6 +52,7 @@ def label(
     production_delay: Annotated[float | None, typer.Option(min=0, help="seconds before production begins")] = None,
     bad_rows: Annotated[int, typer.Option(min=0, help="rows the models may fail on before the run fails")] = 1_000,
     priority: Annotated[Priority, typer.Option(help="runs of a higher one go first")] = "normal",
+    queue: Annotated[str, typer.Option(help="only workers that serve it take the run's jobs")] = DEFAULT,
     detach: Detach = False,
     seed: Annotated[int, typer.Option(help="of the sample")] = 0,
     table: o.Table = None,
@@ -65,10 +73,12 @@ def label(
     given = o.source_options(table, role, option)
     group_map = load_groups(groups, default_group) if groups else GroupMap.checked({}, default_group)
     first, last = parse_bound(start, "--from"), parse_bound(end, "--to")
-    tasks = [TaskSpec(name=s, source=app.source_spec(s, **given), start=first, end=last) for s in source]
+    references: list[str | None] = [*source] if source else [None]
+    specs = [(s, app.source_spec(s, **given)) for s in references]
+    tasks = [TaskSpec(name=_task_name(s, spec), source=spec, start=first, end=last) for s, spec in specs]
     spec = RunSpec(
         models=(*chosen, *(model or ())),
-        target=target,
+        target=target or app.default_target(),
         first_wins=first_wins,
         groups=group_map,
         panels=load_panels(panels) if panels else default_panels(),
@@ -78,8 +88,15 @@ def label(
         partition_rows=app.settings.partition_rows,
         bad_rows_limit=bad_rows,
     )
-    run_id = app.create_run(tasks, spec, LOCAL, PRIORITIES[priority])
+    run_id = app.create_run(tasks, spec, LOCAL, PRIORITIES[priority], queue=queue)
     finish(app, run_id, detach=detach, as_json=as_json)
+
+
+def _task_name(reference: str | None, spec: SourceSpec) -> str:
+    """As the user named it; of a URL without its password."""
+    if reference is not None and "://" not in reference:
+        return reference
+    return f"{spec.url} {spec.table}" if spec.table else spec.url
 
 
 def finish(app: App, run_id: str, *, detach: bool, as_json: bool) -> None:
@@ -117,10 +134,13 @@ def carry_out(app: App, run_id: str, *, hidden: bool = False) -> dict[str, Any]:
 
 def report(app: App, run: dict[str, Any]) -> None:
     """What a run did, and where its tables are."""
-    target = app.open_target(run["spec"]["target"])
-    groups = dict.fromkeys(g for task in run["tasks"] for g in (task["report"] or {}).get("groups", {}))
-    made = run["spec"]["production"]
-    show.run_report(run, {g: (target.where(g), target.where(g, production=True) if made else None) for g in groups})
+    target = app.target_of(RunSpec.model_validate(run["spec"]))
+    numbers = [pair for task in run["tasks"] for pair in (task["report"] or {}).get("groups", {}).items()]
+    made = {group for group, found in numbers if "production" in found}
+    groups = dict.fromkeys(group for group, _ in numbers)
+    show.run_report(
+        run, {g: (target.where(g), target.where(g, production=True) if g in made else None) for g in groups}
+    )
 
 
 @commands.command("list")

@@ -1,24 +1,40 @@
 """`audience up`, `api` and `worker`: Audience as a service."""
 
-import logging
 import os
-import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
+from audience.app import App
 from audience.cli import options as o
+from audience.cli import show
 from audience.cli.show import console
-from audience.errors import BadInput
+from audience.errors import BadInput, Transient
+from audience.jobs.celery_app import check_installed, worker_arguments
+from audience.process import end_on_signals, end_with_parent, log_to_stderr
+from audience.settings import read_settings
+from audience.store.queues import shares
+
+BACKLOG = 128
+STREAMS_END_S = 5
+
+workers = typer.Typer()
 
 Host = Annotated[str | None, typer.Option(help="address to listen on; by default only this machine can ask")]
 Port = Annotated[int | None, typer.Option(min=1, max=65_535, help="port to listen on")]
-Threads = Annotated[int | None, typer.Option(min=1, max=64, help="partitions worked on at once in one process")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", "--concurrency", min=1, max=64, help="jobs worked on at once by one worker")
+]
+Pool = Literal["prefork", "threads", "solo", "gevent"]
+Queues = Annotated[
+    str | None, typer.Option("--queue", help="queues to serve: NAME, NAME.label or NAME.manage; several with commas")
+]
 Tied = Annotated[bool, typer.Option("--tied", hidden=True, help="end when standard input is closed")]
 
 
@@ -30,17 +46,20 @@ def up(
 ) -> None:
     """Start the API and workers, and keep them running. Brings our own records to this version's layout first."""
     from audience.app import migrate_store
+    from audience.jobs.member import give_up_process
     from audience.jobs.supervisor import Child, Supervisor
-    from audience.jobs.worker import give_up_process
 
-    settings = o.read_settings()
-    host, port = host or settings.host, port or settings.port
-    check_port(host, port)
+    settings = read_settings()
+    host, port = settings.listening_host(host), port or settings.port
+    listener = listening(host, port)
+    if settings.broker_url is not None:
+        check_installed()
     migrate_store(settings)
     store = o.open_app().store
     log_to_stderr()
     ending = ["--threads", str(threads or settings.threads)]
-    children = [Child("api", ["api", "--host", host, "--port", str(port)])]
+    number = listener.fileno()
+    children = [Child("api", ["api", "--host", host, "--socket", str(number)], inherits=[number])]
     children += [
         Child(f"worker {n + 1}", ["worker", *ending], polite=True)
         for n in range(settings.workers if workers is None else workers)
@@ -51,75 +70,106 @@ def up(
     supervisor.run()
 
 
-def api(host: Host = None, port: Port = None, tied: Tied = False) -> None:
+def api(
+    host: Host = None,
+    port: Port = None,
+    inherited: Annotated[int | None, typer.Option("--socket", hidden=True, help="number of a listening socket")] = None,
+    tied: Tied = False,
+) -> None:
     """Start the API alone."""
     import uvicorn
 
     from audience.api.server import create_api
 
-    settings = o.read_settings()
-    host, port = host or settings.host, port or settings.port
-    check_port(host, port)
+    settings = read_settings()
+    host, port = settings.listening_host(host), port or settings.port
+    listener = listening(host, port) if inherited is None else socket.socket(fileno=inherited)
     application = create_api(o.open_app(), host)
     log_to_stderr()
-    config = uvicorn.Config(
-        application, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=3
-    )
-    server = uvicorn.Server(config)
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            application.state.stopping.set()  # who watches runs is let go
+            super().handle_exit(sig, frame)
+
+    config = uvicorn.Config(application, log_config=None, access_log=False, timeout_graceful_shutdown=STREAMS_END_S)
     if tied:
         end_with_parent()
-    server.run()
-    if not server.started:
-        raise typer.Exit(1)
+    Server(config).run(sockets=[listener])
 
 
-def worker(threads: Threads = None, tied: Tied = False) -> None:
-    """Start one worker process: it takes jobs of every run until it is told to stop (Ctrl-C, SIGTERM)."""
+@workers.callback(invoke_without_command=True)
+def worker(
+    context: typer.Context,
+    threads: Threads = None,
+    queue: Queues = None,
+    pool: Annotated[Pool | None, typer.Option(help="how a worker of a broker works on several jobs at once")] = None,
+    tied: Tied = False,
+) -> None:
+    """Start one worker: it takes jobs of its queues until it is told to stop (Ctrl-C, SIGTERM)."""
+    if context.invoked_subcommand:
+        return
+    settings = read_settings()
+    names = tuple(queue.split(",")) if queue else settings.queues
+    if settings.broker_url is not None:
+        arguments = worker_arguments(
+            settings.queue_prefix, pool or "prefork", threads or settings.threads, shares(names)
+        )
+        become_celery([*arguments, *(["--tied"] if tied else [])])
+    if pool is not None:
+        raise BadInput("--pool is for workers of a broker: set AUDIENCE_BROKER_URL, or leave it out")
     app = o.open_app()
     log_to_stderr()
     stop = threading.Event()
     end_on_signals(stop.set)
     if tied:
         end_with_parent()
-    working = app.worker(threads)
+    working = app.worker(threads, queues=names)
     working.start()
     stop.wait()
     working.stop()
 
 
-def check_port(host: str, port: int) -> None:
-    """Says at once what would keep the API from listening."""
+def become_celery(arguments: Sequence[str]) -> NoReturn:
+    """Goes on as a Celery worker: in its main process nothing is to be imported that is heavy, or that `gevent` would
+    find there already."""
+    check_installed()
+    os.execv(sys.executable, [sys.executable, "-m", "celery", *arguments])  # noqa: S606 - no shell is wanted
+
+
+@workers.command()
+def status(as_json: o.Json = False) -> None:
+    """Show the workers that are alive, what they work on, and how many messages wait at the broker."""
+    app = o.open_app()
+    found: dict[str, Any] = {"workers": app.workers(), "messages": None, "trouble": None}
+    try:
+        found["messages"] = _messages(app)
+    except Transient as error:
+        found["trouble"] = str(error)
+    show.as_json(found) if as_json else show.status(found)
+
+
+def _messages(app: App) -> dict[str, int] | None:
+    """Of the queues that are served; None without a broker."""
+    if app.settings.broker_url is None:
+        return None
+    from audience.celery import app as celery
+    from audience.jobs.celery_app import lengths
+
+    served = {share for worker in app.store.workers.all() for share in shares(worker["queues"].split(","))}
+    return lengths(celery, sorted(served | set(shares(app.settings.queues))))
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens there already: of two that want one port, the second is told so at once."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
+        listener = socket.socket(family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
     except OSError as error:
         reason = error.strerror or error
         message = f"the API cannot listen on {host}, port {port} ({reason}): choose others with --host and --port"
         raise BadInput(message) from None
-
-
-def log_to_stderr() -> None:
-    """One line a record, for people and for log collectors."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(process)d %(name)s %(message)s"
-    )
-
-
-def end_on_signals(stop: Callable[[], None]) -> None:
-    """Ctrl-C and SIGTERM end the program in good order."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop())
-
-
-def end_with_parent() -> None:
-    """Ends this process as SIGTERM does when the one that started it is gone, however it ended: its end of our
-    standard input is closed then."""
-
-    def wait() -> None:
-        while os.read(sys.stdin.fileno(), 1):  # not sys.stdin.read(): its lock would be held when this process ends
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=wait, name="tied", daemon=True).start()
+    return listener

@@ -24,7 +24,9 @@ from rich.table import Table
 from rich.text import Text
 
 from audience.tables.base import Description
+from audience.tables.checks import Finding
 
+SECRETS = ("secret", "target_secret")
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
@@ -33,8 +35,26 @@ CONTEXT_CELLS = 32
 
 
 def as_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+    """One JSON document on standard output, without secrets, sealed ones too."""
+    sys.stdout.write(json.dumps(_without_secrets(value), ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_secrets(each) for name, each in value.items() if name not in SECRETS}
+    return [_without_secrets(each) for each in value] if isinstance(value, list) else value
+
+
+def findings(found: Sequence[Finding]) -> None:
+    """What was looked at, a line each; what to do below it where something is not well."""
+    colours = {"ok": "green", "warning": "yellow", "wrong": "red"}
+    for each in found:
+        console.print(
+            f"[{colours[each.verdict]}]{each.verdict:8}[/] [bold]{escape(each.what)}[/]  {escape(each.said)}",
+            soft_wrap=True,
+        )
+        if each.advice and each.verdict != "ok":
+            console.print(f"{'':9}-> {escape(each.advice)}", soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -161,6 +181,24 @@ def _left_out(report: dict[str, Any], *, ended: bool) -> Iterable[str]:
         yield f"{report['outside']:,} rows read were outside the range of time"
 
 
+def status(found: dict[str, Any]) -> None:
+    """Who is alive, and works on what; what waits at the broker, or what is wrong with it."""
+    told = ("host", "pid", "pool", "queues", "threads")
+    rows = [
+        (*(str(w[n]) for n in told), "yes" if w["beating"] else "no", _work(w["works_on"])) for w in found["workers"]
+    ]
+    table("", (*told, "beats", "works on"), rows)
+    if found["messages"] is not None:
+        table("messages at the broker", ("queue", "waiting"), found["messages"].items())
+    if found["trouble"]:
+        errors.print(f"[yellow]warning[/] {escape(found['trouble'])}", soft_wrap=True)
+
+
+def _work(jobs: Iterable[dict[str, Any]]) -> str | None:
+    told = [f"{j['kind']} {j['number'] if j['kind'] == 'partition' else ''} of {j['run_id'][:12]}" for j in jobs]
+    return ", ".join(" ".join(each.split()) for each in told) or None
+
+
 def sample(rows: Sequence[dict[str, Any]]) -> None:
     """Result rows, two lines each: who, when, why; then the text around the match, which is marked."""
     for row in rows:
@@ -242,7 +280,7 @@ class Bars:
     def add(self, bar: int, n: int, total: int) -> None:
         """So many more of a total, for work that is not a run."""
         self._progress.start_task(self._bars[bar])
-        self._progress.update(self._bars[bar], total=total, advance=n)
+        self._progress.update(self._bars[bar], description=self._names[bar], total=total, advance=n)
 
     def note(self, text: str) -> None:
         """A line above the bars."""

@@ -36,7 +36,10 @@ def add(
 
 @commands.command("test")
 def describe(
-    source: Annotated[str, typer.Argument(help="name of a saved source, or a path")],
+    source: Annotated[
+        str | None,
+        typer.Argument(help="name of a saved source, path or URL; by default the server of AUDIENCE_SOURCE_URL"),
+    ] = None,
     table: o.Table = None,
     role: o.Roles = None,
     option: o.Details = None,

@@ -1,0 +1,185 @@
+"""`audience publish` and `audience publication ...`: production of done runs, merged with what was published before."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from audience.app import LOCAL, App
+from audience.cli import options as o
+from audience.cli import show
+from audience.cli.show import console
+from audience.errors import BadInput, NotFound
+from audience.labeling import export as exports
+from audience.labeling.panels import load_panels
+from audience.labeling.publish import PublicationSpec
+from audience.store.publications import under_way
+
+commands = typer.Typer(help="Publications: what is published, since when, and from which runs.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="name of the publication")]
+
+
+def publish(
+    name: Name,
+    run: Annotated[list[str], typer.Option(help="a done run; may be repeated, the one made last wins")],
+    target: Annotated[
+        str | None, typer.Option(help="where a new publication is kept: SQLite file, folder or URL")
+    ] = None,
+    index: Annotated[list[str] | None, typer.Option(help="groups published as one: INDEX=GROUP,GROUP")] = None,
+    conflict_groups: Annotated[Path | None, typer.Option(help="JSON as for --panels; else those of the runs")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="drop what was published before")] = False,
+    preview: Annotated[bool, typer.Option("--preview", help="only show what would change")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="publish without asking")] = False,
+    as_json: o.Json = False,
+) -> None:
+    """Merge the production of runs with what is published, show what changes, and swap it in."""
+    app = o.open_app()
+    asks = not (yes or preview)
+    if asks and (as_json or not sys.stdin.isatty()):
+        raise BadInput("nobody is there to be asked: give --yes to publish, or --preview to see what would change")
+    indexes = o.index_options(index)
+    conflicts = load_panels(conflict_groups).conflicts if conflict_groups else None
+    version = _present_version(
+        app, name, target, PublicationSpec(target="", indexes=indexes or {}, conflicts=conflicts)
+    )
+    asked: dict[str, Any] = {"indexes": indexes, "conflicts": conflicts, "replace": replace}
+    if asks or preview:
+        changes = _carried_out(app, app.begin_publishing(name, run, LOCAL, **asked, preview=True), hidden=as_json)
+        _show(app, name, changes, as_json=as_json and preview)
+    if preview or (asks and not typer.confirm("publish this?")):
+        return
+    base = version if asks else None
+    changes = _carried_out(app, app.begin_publishing(name, run, LOCAL, **asked, base=base), hidden=as_json)
+    _report(app, name, None if asks else changes, as_json=as_json)
+
+
+def _present_version(app: App, name: str, target: str | None, spec: PublicationSpec) -> int:
+    """Of a publication that is made like this, if there is none yet."""
+    try:
+        record = app.store.publications.get(name)
+    except NotFound:
+        if target is None:
+            raise BadInput(f"there is no publication {name!r} yet: say with --target where it is to be kept") from None
+        app.add_publication(name, spec.model_copy(update={"target": target}), LOCAL)
+        return 0
+    if target is not None and not app.is_target(record["spec"]["target"], target):
+        raise BadInput(f"{name!r} is kept in {record['spec']['target']}: leave --target out, or choose another name")
+    return int(record["version"])
+
+
+def _carried_out(app: App, begun: dict[str, Any], *, hidden: bool) -> list[dict[str, Any]]:
+    """The changes, made behind a progress bar."""
+    with show.Bars([begun["name"]], hidden=hidden) as bars:
+        return app.carry_out_publishing(begun, lambda n, total: bars.add(0, n, total))
+
+
+def _show(app: App, name: str, changes: list[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        show.as_json(changes)
+        return
+    columns = ("index", "panel", "added", "changed", "kept", "dropped")
+    show.table("", columns, [[change[column] for column in columns] for change in changes])
+
+
+def _report(app: App, name: str, changes: list[dict[str, Any]] | None, *, as_json: bool) -> None:
+    """What is published now, and where it is."""
+    found = app.publication(name)
+    if as_json:
+        show.as_json({**_plain(found), "changes": changes})
+        return
+    if changes is not None:
+        _show(app, name, changes, as_json=False)
+    console.print(f"[bold]{escape(name)}[/]  version {found['version']}")
+    for index, where in found["where"].items():
+        console.print(f"  {index}  {escape(where)}", soft_wrap=True)
+
+
+def _plain(found: dict[str, Any]) -> dict[str, Any]:
+    """Without a sealed password."""
+    spec = {key: value for key, value in found["spec"].items() if key != "target_secret"}
+    return {**found, "spec": spec}
+
+
+@commands.command("list")
+def list_(as_json: o.Json = False) -> None:
+    """List the publications."""
+    found = o.open_app().publications()
+    if as_json:
+        show.as_json([_plain(record) for record in found])
+        return
+    rows = [(r["name"], r["state"], r["version"] or None, r["former"] or None, r["spec"]["target"]) for r in found]
+    show.table("", ("publication", "state", "version", "former", "target"), rows)
+
+
+@commands.command("show")
+def show_(name: Name, as_json: o.Json = False) -> None:
+    """Show a publication: its indexes, and its versions with what each changed."""
+    found = o.open_app().publication(name)
+    if as_json:
+        show.as_json(_plain(found))
+        return
+    console.print(f"[bold]{escape(name)}[/]  {found['state']}  {escape(found['spec']['target'])}", soft_wrap=True)
+    if found["asked"]:
+        console.print(f"{escape(under_way(found))}; after a crash: audience publication resume {escape(name)}")
+    if found["error"]:
+        console.print(f"[red]{escape(found['error'])}[/]", soft_wrap=True)
+    for index, where in found["where"].items():
+        console.print(f"  {index}  {escape(where)}", soft_wrap=True)
+    columns = ("version", "", "published", "by", "runs", "added", "changed", "kept", "dropped")
+    show.table("", columns, [_version(found, version) for version in found["versions"]])
+
+
+def _version(found: dict[str, Any], version: dict[str, Any]) -> list[Any]:
+    number = version["version"]
+    standing = "published" if number == found["version"] else "former" if number == found["former"] else ""
+    runs = ", ".join(run[:12] for run in version["asked"]["runs"])
+    fates = ("added", "changed", "kept", "dropped")
+    counts = [sum(change[fate] for change in version["changes"]) for fate in fates]
+    return [number, standing, version["created_at"][:19], version["created_by"], runs, *counts]
+
+
+@commands.command()
+def rollback(name: Name, as_json: o.Json = False) -> None:
+    """Bring the former version back; once more undoes it."""
+    app = o.open_app()
+    app.roll_back_publication(name, LOCAL)
+    _report(app, name, None, as_json=as_json)
+
+
+@commands.command()
+def resume(name: Name, as_json: o.Json = False) -> None:
+    """Go on with what is under way, in the place of a process that died."""
+    app = o.open_app()
+    changes = _carried_out(app, app.resume_publication(name, LOCAL), hidden=as_json)
+    if any(record["name"] == name for record in app.publications()):
+        _report(app, name, changes, as_json=as_json)
+    else:
+        console.print(f"deleted {name}")
+
+
+@commands.command()
+def export(
+    name: Name,
+    to: Annotated[Path | None, typer.Option(help="file to write: .csv, .jsonl or .parquet")] = None,
+    index: Annotated[str | None, typer.Option(help="of this index only")] = None,
+) -> None:
+    """Write all published rows: to a file, or as JSON lines to standard output."""
+    rows = o.open_app().exported_publication(name, index)
+    if to is not None:
+        console.print(f"{exports.export(rows, to):,} rows in {to}")
+        return
+    for piece in exports.encoded(rows, "jsonl"):
+        sys.stdout.buffer.write(piece)
+
+
+@commands.command()
+def delete(
+    name: Name,
+    forget: Annotated[bool, typer.Option("--forget", help="also when its target is gone for good")] = False,
+) -> None:
+    """Delete a publication with its tables, the present and the former ones."""
+    o.open_app().delete_publication(name, LOCAL, forget=forget)
+    console.print(f"deleted {name}")
