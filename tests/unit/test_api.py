@@ -1,7 +1,9 @@
 """The HTTP API, without a network: what each route answers, and what it refuses."""
 
+import contextlib
 import json
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -143,14 +145,87 @@ def test_rules_that_need_mending_are_told_with_their_places(client):
 
 def test_files_outside_the_roots_are_neither_read_nor_written(client, ready, tmp_path):
     (tmp_path / "files" / "link.db").symlink_to(tmp_path / "home" / "audience.db")
-    outside = ("/etc/passwd", "../home/audience.db", "sqlite:////etc/passwd", "file:///etc/passwd", "link.db", "../*")
+    (tmp_path / "outside.csv").write_text("id,content\n1,secret\n")
+    (tmp_path / "files" / "folder").symlink_to(tmp_path)
+    outside = (
+        f"sqlite:///file://{tmp_path}/outside.csv",
+        f"file://file://{tmp_path}/outside.csv",
+        f"{tmp_path}/x://../outside.csv",
+        "folder/outside.csv",
+        "f*r/outside.csv",
+        "/etc/passwd",
+        "../home/audience.db",
+        "sqlite:////etc/passwd",
+        "file:///etc/passwd",
+        "link.db",
+        "../*",
+    )
     for url in outside:
-        found = problem(client.post("/v1/sources", json={"name": "x", "url": url}), 422)
-        assert "may be used over HTTP" in found["detail"], url
-    for target in (*outside, "/tmp/labels.db"):
+        reply = client.post("/v1/sources", json={"name": "x", "url": url})
+        assert reply.status_code in (404, 422), url
+        assert "secret" not in reply.text
+        assert "may be used" in reply.text or "no file" in reply.text or "three slashes" in reply.text, url
+    for target in (*outside, "/tmp/labels.db", f"{tmp_path}/evil://"):
         problem(client.post("/v1/runs", json={**ready, "target": target}), 422)
     found = problem(client.post("/v1/runs", json={**ready, "sources": [{"source": {"url": "/etc/passwd"}}]}), 422)
     assert "HTTP" in found["detail"]
+
+
+def test_a_link_that_is_made_later_does_not_lead_out(client, app, ready, tmp_path):
+    run = client.post("/v1/runs", json={**ready, "target": "results"}).json()
+    (tmp_path / "files" / "results").symlink_to(tmp_path)
+    app.work_on(run["id"])
+    found = client.get(run["href"]).json()
+    assert (found["state"], "may be used" in found["error"]) == ("failed", True)
+    assert not (tmp_path / "results").exists()
+
+
+def test_names_in_chinese_are_names(client, app, ready):
+    for path, body in (("sources", {"name": "貼文", "url": "posts.db"}), ("models", {"name": "情緒", "csv": CSV})):
+        for _ in range(2):
+            reply = client.post(f"/v1/{path}", json=body, headers={"Idempotency-Key": path})
+            assert reply.status_code == 201
+        assert client.get(reply.headers["location"]).json()["name"] == body["name"]
+    run = {**ready, "sources": [{"source": "貼文"}], "models": ["情緒"]}
+    assert finished(client, app, run)["state"] == "done"
+
+
+def test_names_that_no_file_system_takes_and_half_characters_are_refused(client, ready):
+    long = "x" * 300
+    problem(client.post("/v1/sources", json={"name": "x", "url": f"{long}.csv"}), 422)
+    problem(client.post("/v1/runs", json={**ready, "target": f"{long}.db"}), 422)
+    half = b'"\\ud800"'
+    for path, body in (
+        ("models/gender/try", b'{"fields": {%s: "x"}}' % half),
+        ("runs", b'{"sources": [{"source": %s}], "models": ["gender"], "target": "a.db"}' % half),
+        ("sources", b'{"name": "x", "url": "posts.db", "roles": {%s: "id"}}' % half),
+    ):
+        reply = client.post(f"/v1/{path}", content=body, headers={"content-type": "application/json"})
+        problem(reply, 422)
+    assert client.post("/v1/models/gender/try", json={"text": "\\ud800 \U0001f600"}).status_code == 200
+
+
+def test_twenty_requests_at_once_with_one_key_make_one_thing(client, ready):
+    for path, body in (("runs", ready), ("sources", {"name": "more", "url": "posts.db"})):
+
+        def post(_: int, path: str = path, body: dict = body) -> tuple[int, str]:
+            reply = client.post(f"/v1/{path}", json=body, headers={"Idempotency-Key": path})
+            return reply.status_code, reply.text
+
+        with ThreadPoolExecutor(20) as pool:
+            assert len(set(pool.map(post, range(20)))) == 1
+    assert len(client.get("/v1/runs").json()["items"]) == 1
+
+
+def test_a_model_named_twice_is_refused(client, ready):
+    problem(client.post("/v1/runs", json={**ready, "models": ["gender", "gender@1"]}), 422)
+
+
+def test_forgetting_a_run_removes_what_can_be_reached(client, app, ready, tmp_path):
+    run = finished(client, app, ready)
+    client.delete(run["href"], params={"forget": True})
+    with contextlib.closing(sqlite3.connect(tmp_path / "files" / "labels.db")) as db:
+        assert db.execute("SELECT count(*) FROM results_all").fetchone() == (0,)
 
 
 def test_our_own_records_are_neither_source_nor_target(table, rules, tmp_path):
@@ -159,7 +234,9 @@ def test_our_own_records_are_neither_source_nor_target(table, rules, tmp_path):
     with TestClient(create_api(app), base_url="http://localhost") as client:
         client.post("/v1/models", json={"name": "gender", "csv": CSV})
         body = {"sources": [{"source": {"url": "posts.db"}}], "models": ["gender"], "target": "home/audience.db"}
-        assert "own records" in problem(client.post("/v1/runs", json=body), 422)["detail"]
+        for target in ("home/audience.db", f"file://{tmp_path}/home/audience.db"):
+            found = problem(client.post("/v1/runs", json={**body, "target": target}), 422)
+            assert "own records" in found["detail"]
         found = problem(client.post("/v1/sources", json={"name": "x", "url": "home/audience.db"}), 422)
         assert "own records" in found["detail"]
 
@@ -172,7 +249,7 @@ def test_no_reply_shows_a_password(client, app, tmp_path):
     reply = client.get("/v1/sources/secret")
     assert reply.json()["has_secret"] is True
     assert "fernet" not in reply.text
-    found = problem(client.post("/v1/sources", json={"name": "x", "url": "mysql://ann:geheim@host/db"}), 422)
+    found = problem(client.post("/v1/sources", json={"name": "x", "url": "mysql://ann:geheim@127.0.0.1:1/db"}), 503)
     assert "geheim" not in json.dumps(found)
 
 
@@ -385,3 +462,52 @@ def test_a_mistake_of_ours_is_told_without_its_details(app, monkeypatch, caplog)
     assert "geheim" not in json.dumps(found)
     assert "RuntimeError" in caplog.text
     caplog.clear()
+
+
+# publications
+
+
+def test_production_is_previewed_published_rolled_back_and_exported(client, app, ready):
+    made = {"name": "moods", "target": "published.db", "indexes": {"board": ["all"]}}
+    replies = [client.post("/v1/publications", json=made, headers={"Idempotency-Key": "p"}) for _ in range(2)]
+    assert [(r.status_code, r.headers["location"]) for r in replies] == [(201, "/v1/publications/moods")] * 2
+    problem(client.post("/v1/publications", json=made), 409)
+    run = finished(client, app, ready)
+    runs = {"runs": [run["id"]]}
+    assert client.post("/v1/publications/moods/preview", json=runs).status_code == 202
+    found = client.get("/v1/publications/moods").json()
+    assert [(c["index"], c["added"]) for c in found["preview"]["changes"]] == [("board", 5), ("board", 5)]
+    assert (found["version"], found["versions"]) == (None, [])
+    reply = client.post("/v1/publications/moods/publish", json={**runs, "base": 0})
+    assert (reply.status_code, reply.json()["under_way"]) == (202, "publish")
+    assert (
+        "published meanwhile"
+        in problem(client.post("/v1/publications/moods/publish", json={**runs, "base": 0}), 409)["detail"]
+    )
+    client.post("/v1/publications/moods/publish", json={**runs, "replace": True})
+    found = client.get("/v1/publications/moods").json()
+    assert (found["state"], found["version"], found["former"], list(found["where"])) == ("idle", 2, 1, ["board"])
+    assert client.post("/v1/publications/moods/rollback").json()["version"] == 1
+    lines = client.get("/v1/publications/moods/export", params={"index": "board"}).text.splitlines()
+    assert {json.loads(line)["version"] for line in lines} == {1}
+    assert len(lines) == 10
+    problem(client.get("/v1/publications/moods/export", params={"index": "nothing"}), 404)
+    assert [item["name"] for item in client.get("/v1/publications").json()["items"]] == ["moods"]
+    problem(client.post("/v1/publications/moods/resume"), 409)
+    assert client.delete("/v1/publications/moods").status_code == 204
+    problem(client.get("/v1/publications/moods"), 404)
+
+
+def test_what_publishing_stumbles_over_is_in_the_publication(client, app, ready, tmp_path):
+    client.post("/v1/publications", json={"name": "moods", "target": "published"})
+    run = finished(client, app, ready)
+    waiting = client.post("/v1/runs", json=ready).json()
+    problem(client.post("/v1/publications/moods/publish", json={"runs": [waiting["id"]]}), 409)
+    problem(client.post("/v1/publications/moods/publish", json={"runs": [UNKNOWN]}), 404)
+    problem(client.post("/v1/publications/moods/publish", json={"runs": []}), 422)
+    problem(client.post("/v1/publications", json={"name": "x", "target": "../outside.db"}), 422)
+    with contextlib.closing(sqlite3.connect(tmp_path / "files" / "labels.db")) as db, db:
+        db.execute("DELETE FROM production_all")
+    client.post("/v1/publications/moods/publish", json={"runs": [run["id"]]})
+    found = client.get("/v1/publications/moods").json()
+    assert (found["state"], "it is changing" in found["error"]) == ("idle", True)

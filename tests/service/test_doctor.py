@@ -1,0 +1,126 @@
+"""`audience doctor` on set-ups that are broken in one way each."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from audience.app import App
+from audience.doctor import examine
+from audience.settings import Settings
+from audience.store.engines import open_engine
+from audience.tables.checks import Finding, check_clock, check_target
+from audience.tables.mysql_server import MysqlServer
+from audience.tables.postgres_server import PostgresServer
+from audience.tables.registry import open_target
+
+
+def wrong(found: list[Finding]) -> list[Finding]:
+    return [finding for finding in found if finding.verdict != "ok"]
+
+
+@pytest.fixture
+def reader(mysql_url: str) -> Iterator[str]:
+    """The URL of a user who may only read, with a password."""
+    server, name = MysqlServer.at(mysql_url), f"audience_{uuid.uuid4().hex[:8]}"
+    with server.session() as connection:
+        cursor = connection.cursor()
+        cursor.execute(f"CREATE USER {name}@'%' IDENTIFIED BY 's3cret'")
+        cursor.execute(f"GRANT SELECT ON {server.database}.* TO {name}@'%'")
+    yield f"mysql://{name}:s3cret@{server.host}:{server.port}/{server.database}"
+    with server.session() as connection:
+        connection.cursor().execute(f"DROP USER {name}@'%'")
+
+
+def tables_of(url: str) -> list[str]:
+    with MysqlServer.at(url).session() as connection:
+        cursor = connection.cursor()
+        cursor.execute("SHOW TABLES")
+        return [name for (name,) in cursor.fetchall()]
+
+
+def test_good_servers_are_found_good_and_left_as_they_were(mysql_url: str, postgres_url: str) -> None:
+    found = [*check_target("m", mysql_url), *check_target("p", postgres_url)]
+    assert wrong(found) == []
+    assert {"m: LOAD DATA LOCAL", "m: rights", "p: rights", "p: encoding"} <= {finding.what for finding in found}
+    assert tables_of(mysql_url) == []
+    with PostgresServer.at(postgres_url).session() as connection:
+        assert connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
+
+
+def test_missing_grants_are_named(reader: str, mysql_url: str) -> None:
+    found = wrong(list(check_target("m", reader)))
+    assert [finding.what for finding in found] == ["m: rights"]
+    assert "no table can be created" in found[0].said
+    assert found[0].advice.startswith("GRANT SELECT, INSERT")
+    assert "s3cret" not in str(found)
+    with MysqlServer.at(mysql_url).session() as connection:
+        server = MysqlServer.at(reader)
+        connection.cursor().execute(f"GRANT CREATE, INSERT, UPDATE, DROP ON {server.database}.* TO {server.user}@'%'")
+    found = wrong(list(check_target("m", reader)))
+    assert found[0].said == "missing: CREATE TEMPORARY TABLES, DELETE"
+    assert tables_of(mysql_url) == []
+
+
+def test_wrong_passwords_and_absent_servers_are_told(reader: str) -> None:
+    for url, word in (
+        (reader.replace("s3cret", "gu3ss"), "refuses"),
+        ("mysql://root@127.0.0.1:1/db", "cannot be reached"),
+    ):
+        found = list(check_target("m", url))
+        assert [(finding.what, finding.verdict) for finding in found] == [("m", "wrong")]
+        assert word in found[0].said
+        assert "gu3ss" not in str(found)
+
+
+def test_tables_with_another_collation_are_told(mysql_url: str) -> None:
+    open_target(mysql_url).prepare("0" * 32, 1, ["forum"])
+    with MysqlServer.at(mysql_url).session() as connection:
+        sql = "ALTER TABLE results_forum CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci"
+        connection.cursor().execute(sql)
+    found = wrong(list(check_target("m", mysql_url)))
+    assert [finding.what for finding in found] == ["m: results_forum"]
+    assert "utf8mb4_general_ci" in found[0].said
+
+
+def test_a_clock_that_is_off_is_told() -> None:
+    import time
+
+    assert check_clock("m", time.time).verdict == "ok"
+    late = check_clock("m", lambda: time.time() - 90)
+    assert (late.verdict, late.said) == ("warning", "90.0 s behind this machine's")
+
+
+def test_records_of_an_older_version_are_told(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home")
+    App(settings)
+    with open_engine(settings.resolved_store_url).begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '0001'"))
+    found = wrong(list(examine(settings)))
+    assert [(finding.what, finding.advice) for finding in found] == [("our own records", "run `audience migrate`")]
+
+
+def test_a_broker_that_is_away_and_blobs_that_cannot_be_kept_are_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    settings = Settings(
+        home=tmp_path / "home", blobs_url=str(tmp_path / "file"), broker_url="redis://:geheim@127.0.0.1:1/0"
+    )
+    found = wrong(list(examine(settings)))
+    assert [(finding.what, finding.verdict) for finding in found] == [("blobs", "wrong"), ("broker", "wrong")]
+    assert "geheim" not in str(found)
+
+
+def test_a_broker_that_answers_is_told_with_its_queues(tmp_path: Path, redis_url: str) -> None:
+    found = {finding.what: finding for finding in examine(Settings(home=tmp_path / "home", broker_url=redis_url))}
+    assert found["broker"].verdict == "ok"
+    assert "audience.default.label" in found["broker"].said
+
+
+def test_sources_that_cannot_be_opened_are_told(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home")
+    found = wrong(list(examine(settings, [f"{tmp_path}/none.csv", "mysql://u:s3cret@127.0.0.1:1/db"])))
+    assert [finding.verdict for finding in found] == ["wrong", "wrong"]
+    assert "there is no file" in found[0].said
+    assert "s3cret" not in str(found)
