@@ -53,6 +53,26 @@ def missing(reason: str) -> None:
     (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
 
 
+@contextlib.contextmanager
+def mounted_disk(folder: Path, size_mb: int) -> Iterator[Path]:
+    """A small disk of its own."""
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_mb}m", "tmpfs", folder], check=False)
+    if mounted.returncode:
+        missing("a small disk cannot be mounted here: that takes root")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill_up(ballast: Path) -> None:
+    """Takes what is left of the disk."""
+    with contextlib.suppress(OSError), ballast.open("ab", buffering=0) as file:
+        for size in (2**20, 2**12, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(b"\0" * size)
+
+
 def make_posts(path: Path, n_rows: int, seed: int = 0) -> Path:
     """Posts of two channels; authors contradict themselves, some rows have no id, no author, or no time."""
     chosen = random.Random(seed)
@@ -90,17 +110,19 @@ class Posts:
 class Installation:
     """One home, one source, one target, and the workers that were started."""
 
-    def __init__(self, folder: Path, posts: Posts, kind: str) -> None:
+    def __init__(self, folder: Path, posts: Posts, kind: str, rules: str = RULES, **more: Any) -> None:
+        """`more`: settings."""
         self.folder = folder
         self.posts = posts
         self.source = posts.path
         self.target = folder / kind
         self.set = {"home": folder / "home", "partition_rows": PARTITION_ROWS, "lease_s": LEASE_S, "retry_s": 0.1}
+        self.set |= more
         self.app = App(Settings(**self.set, threads=1))
         self.workers: list[subprocess.Popen[bytes]] = []
-        rules = folder / "gender.csv"
-        rules.write_text(RULES, "utf-8")
-        self.model = self.app.add_model("gender", rules, LOCAL, fields=("author", "content"))[0]
+        path = folder / "gender.csv"
+        path.write_text(rules, "utf-8")
+        self.model = self.app.add_model("gender", path, LOCAL, fields=("author", "content"))[0]
 
     # runs
 
@@ -147,7 +169,8 @@ class Installation:
     def kept(self, run: str) -> dict[int, str]:
         """partition -> its mark in the target, which tells how long it took: written again, it differs."""
         task = self.task(run)
-        marks = self.app.open_target(str(self.target)).marks(task["id"], authors=False) if task["touched"] else ()
+        target = self.app.target_of(RunSpec.model_validate(self.app.run(run)["spec"]))
+        marks = target.marks(task["id"], authors=False) if task["touched"] else ()
         return {mark.partition: mark.statistics for mark in marks}
 
     def n_read(self, run: str) -> int:
@@ -195,8 +218,10 @@ class Installation:
         ours = {f"AUDIENCE_{name.upper()}": str(value) for name, value in self.set.items()}
         return {**os.environ, "AUDIENCE_THREADS": "1", **ours, **more}
 
-    def start_worker(self, **more: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "audience", "worker"]
+    def start_worker(self, *arguments: str, **more: str) -> subprocess.Popen[bytes]:
+        """`audience worker` with these arguments, or another program."""
+        program = () if arguments and not arguments[0].startswith("-") else ("worker",)
+        command = [sys.executable, "-m", "audience", *program, *arguments]
         with self.log(len(self.workers)).open("wb") as log:
             worker = subprocess.Popen(
                 command, env=self.environment(**more), cwd=self.folder, stdin=subprocess.DEVNULL, stderr=log
@@ -273,6 +298,7 @@ class Installation:
     def close(self) -> None:
         """Ends whatever is still there, and tells what the workers told: pytest shows it of tests that failed."""
         self.kill(*self.alive())
+        self.app.store.database.close()
         for number, worker in enumerate(self.workers):
             lines = self.log(number).read_text("utf-8", "replace").splitlines()
             head = f"--- worker {number}, pid {worker.pid}, status {worker.returncode}"
@@ -281,7 +307,8 @@ class Installation:
     def crashes(self) -> list[str]:
         """What the workers did not expect."""
         logs = [self.log(number).read_text("utf-8", "replace") for number in range(len(self.workers))]
-        return [line for text in logs for line in text.splitlines() if " ERROR " in line or "Traceback" in line]
+        lines = [line for text in logs for line in text.splitlines() if " ERROR r2d2]" not in line]  # a lost connection
+        return [line for line in lines if " ERROR " in line or "Traceback" in line]
 
 
 def undisturbed(folder: Path, n_rows: int) -> Posts:
@@ -297,8 +324,8 @@ def undisturbed(folder: Path, n_rows: int) -> Posts:
 
 
 @contextlib.contextmanager
-def started(folder: Path, posts: Posts, kind: str) -> Iterator[Installation]:
-    installation = Installation(folder, posts, kind)
+def started(folder: Path, posts: Posts, kind: str, **more: Any) -> Iterator[Installation]:
+    installation = Installation(folder, posts, kind, **more)
     try:
         yield installation
     finally:

@@ -8,7 +8,6 @@ import random
 import shutil
 import signal
 import sqlite3
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,11 +15,23 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from faults import KINDS, LOCKED_S, Installation, Posts, make_posts, missing, started, undisturbed, wait_until
+from faults import (
+    KINDS,
+    LOCKED_S,
+    Installation,
+    Posts,
+    fill_up,
+    make_posts,
+    missing,
+    mounted_disk,
+    started,
+    undisturbed,
+    wait_until,
+)
 
 from audience.app import LOCAL, App
 from audience.errors import Conflict
-from audience.jobs.steps import Watch
+from audience.jobs.watch import Watch
 from audience.store.states import FINAL
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
@@ -177,23 +188,8 @@ def test_run_is_the_same_when_a_clock_jumps_by_hours(large, tmp_path, seed):
 
 @pytest.fixture
 def disk(tmp_path):
-    """A small disk of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", folder], check=False)
-    if mounted.returncode:
-        missing("a small disk cannot be mounted here: that takes root")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-def fill(ballast: Path) -> None:
-    """Takes what is left of the disk."""
-    with contextlib.suppress(OSError), ballast.open("ab", buffering=0) as file:
-        for size in (2**20, 2**12, 1):
-            with contextlib.suppress(OSError):
-                while True:
-                    file.write(b"\0" * size)
+    with mounted_disk(tmp_path / "disk", DISK_MB) as folder:
+        yield folder
 
 
 def test_run_waits_while_the_disk_is_full_and_says_so(disk, installation):
@@ -203,7 +199,7 @@ def test_run_waits_while_the_disk_is_full_and_says_so(disk, installation):
     installation.wait_for_partitions(run, 3)
 
     def waits():
-        fill(disk / "ballast")
+        fill_up(disk / "ballast")
         return installation.task(run)["progress"]["waiting_for"]
 
     assert "free some space" in wait_until(waits, "the run waits")

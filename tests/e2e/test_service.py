@@ -17,7 +17,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from audience.store.database import open_engine
+from audience.store.engines import open_engine
 from audience.store.migrate import LATEST, revision_of
 
 CSV = "label,content,match_type\n女性,媽,partially\n男性,爸,partially\n"
@@ -210,3 +210,26 @@ def test_a_hundred_runs_at_once_all_finish(service: Service, table: Any) -> None
     finished = [service.run(href)["finished_at"] for href in hrefs]
     first_half = sum(place < 50 for place, _ in sorted(enumerate(finished), key=lambda pair: pair[1])[:50])
     assert first_half >= 40  # they share the workers in turn: who came first is done first, about
+
+
+def test_gunicorn_serves_the_api_in_several_processes(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    command = [sys.executable, "-m", "gunicorn", "-k", "asgi", "-w", "2", "-b", address, "--no-control-socket"]
+    server = subprocess.Popen(
+        [*command, "audience.api.server:application()"], env={**os.environ, "AUDIENCE_HOME": str(tmp_path)}
+    )
+    try:
+        with httpx2.Client(base_url=f"http://{address}", trust_env=False) as http:
+            deadline = time.monotonic() + 30
+            while True:
+                with contextlib.suppress(httpx2.TransportError):
+                    assert http.get("/ready").json()["store"] == "ok"
+                    break
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            assert http.get("/v1/runs").json()["items"] == []
+    finally:
+        server.terminate()
+        assert server.wait(20) == 0

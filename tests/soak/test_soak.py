@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from faults import KINDS, LEASE_S, Installation, Posts, started, undisturbed
+from server_faults import KINDS as SERVERS
+from server_faults import Pair, Server, cut_off, folder_of, pair_of, served
 
 from audience.store.states import FINAL
 
@@ -42,6 +44,43 @@ def test_run_is_the_same_whatever_happens_to_its_workers(large, seed):
         time.sleep(chosen.uniform(0.0, 0.7))
         disturb(large, chosen)
     large.check_same(run)
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with pair_of(SERVERS[request.param], folder_of(tmp_path_factory, request.param), 20_000) as pair:
+        yield pair
+
+
+@pytest.mark.parametrize("seed", range(2000, 2000 + ROUNDS // 2))
+def test_run_is_the_same_whatever_happens_to_servers_and_workers(tmp_path, pair, seed):
+    chosen = random.Random(seed)
+    with served(tmp_path, pair) as installation:
+        run = installation.label()
+        installation.start_workers()
+        installation.wait_for_partitions(run, 1)
+        for _ in range(4):
+            time.sleep(chosen.uniform(0.0, 0.7))
+            disturb_server(chosen.choice((pair.source, pair.target)), chosen)
+            if installation.state(run) not in FINAL and chosen.random() < 0.5:
+                installation.kill(chosen.choice(installation.alive()))
+                installation.start_worker()
+        installation.check_same(run)
+
+
+def disturb_server(server: Server, chosen: random.Random) -> None:
+    """Kills it and starts it again, cuts its connections, or lets it sleep."""
+    what = chosen.choice(("kill", "cut", "sleep"))
+    if what == "kill":
+        server.kill()
+        time.sleep(chosen.uniform(0.0, 1.0))
+        server.start()
+    elif what == "cut":
+        cut_off(server)
+    else:
+        server.signal(signal.SIGSTOP)
+        time.sleep(chosen.uniform(0.0, 3 * LEASE_S))
+        server.signal(signal.SIGCONT)
 
 
 def disturb(large: Installation, chosen: random.Random) -> None:

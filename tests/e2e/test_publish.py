@@ -1,0 +1,357 @@
+"""Publishing from done runs, as users do it: the program, real processes, killed and begun again."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+
+from audience.app import LOCAL
+from audience.errors import BadInput, Conflict, NotFound
+from audience.labeling.groups import GroupMap
+from audience.labeling.panels import Panels
+from audience.labeling.plan import RunSpec, TaskSpec
+from audience.labeling.publish import PublicationSpec
+
+RULES = "label,content,match_type\nfemale,媽,partially\nmale,爸,partially\nfan,粉,partially\n"
+SEX = Panels(conflicts={"sex": ("male", "female")})
+GROUPS = GroupMap.checked({"c1": "forum", "c2": "blog"}, "others")
+
+
+@pytest.fixture
+def label(app, table, rules, tmp_path):
+    """Labels posts (channel, author, text) in a run of its own; its id."""
+    model = app.add_model("m", rules(RULES), LOCAL, fields=("content",))[0]
+
+    def labelled(*posts, target="labels.db", **options):
+        name = f"posts{time.monotonic_ns()}.db"
+        rows = [(f"p{n}", *post, "2024-01-01") for n, post in enumerate(posts)]
+        source = app.new_source(str(table(rows, name)))
+        spec = RunSpec(models=(model,), target=str(tmp_path / target), groups=GROUPS, panels=SEX, **options)
+        run = app.create_run([TaskSpec(name=name, source=source)], spec, LOCAL)
+        app.work_on(run)
+        return run
+
+    return labelled
+
+
+@pytest.fixture(params=["published.db", "published"])
+def publication(app, request, tmp_path):
+    spec = PublicationSpec(target=str(tmp_path / request.param), indexes={"board": ("forum", "blog")})
+    app.add_publication("moods", spec, LOCAL)
+    return "moods"
+
+
+def publish(app, name, *runs, **options):
+    return app.carry_out_publishing(app.begin_publishing(name, runs, LOCAL, **options))
+
+
+def rows(app, name):
+    found = [row for batch in app.exported_publication(name).batches for row in batch.to_pylist()]
+    return sorted((row["index"], row["subject"], row["panel"], row["version"]) for row in found)
+
+
+def counts(changes):
+    return {(c["index"], c["panel"]): (c["added"], c["changed"], c["kept"], c["dropped"]) for c in changes}
+
+
+def test_runs_are_merged_by_index_and_conflict_group(app, label, publication):
+    first = label(("c1", "amy", "爸"), ("c1", "amy", "粉"), ("c2", "ben", "爸"), ("c9", "cat", "粉"))
+    assert counts(publish(app, publication, first)) == {
+        ("board", "/fan"): (1, 0, 0, 0),
+        ("board", "/male"): (2, 0, 0, 0),
+        ("others", "/fan"): (1, 0, 0, 0),
+    }
+    second = label(("c1", "amy", "媽"), target="others")
+    previewed = publish(app, publication, second, preview=True)
+    assert [version["version"] for version in app.publication(publication)["versions"]] == [1]
+    assert app.publication(publication)["preview"]["changes"] == previewed
+    assert publish(app, publication, second) == previewed
+    assert rows(app, publication) == [
+        ("board", "c1_amy", "/fan", 1),
+        ("board", "c1_amy", "/female", 2),
+        ("board", "c2_ben", "/male", 1),
+        ("others", "c9_cat", "/fan", 1),
+    ]
+    assert app.publication(publication)["preview"] is None
+
+
+def test_run_that_was_made_later_wins_in_whatever_order_they_are_named(app, label, publication):
+    first, second = label(("c1", "amy", "爸"), ("c1", "amy", "粉")), label(("c1", "amy", "媽"))
+    publish(app, publication, second, first)
+    assert rows(app, publication) == [("board", "c1_amy", "/fan", 1), ("board", "c1_amy", "/female", 1)]
+
+
+def test_replacing_drops_what_was_published_before(app, label, publication):
+    publish(app, publication, label(("c1", "amy", "爸"), ("c9", "cat", "粉")))
+    changes = publish(app, publication, label(("c1", "ben", "爸")), replace=True)
+    assert counts(changes) == {("board", "/male"): (1, 0, 0, 1), ("others", "/fan"): (0, 0, 0, 1)}
+    assert rows(app, publication) == [("board", "c1_ben", "/male", 2)]
+
+
+def test_rows_without_authors_are_published_by_id(app, rules, tmp_path, publication):
+    (tmp_path / "posts.csv").write_text("id,content\np1,爸\np2,媽\n")
+    model = app.add_model("m", rules(RULES), LOCAL)[0]
+    spec = RunSpec(models=(model,), target=str(tmp_path / "labels"), panels=SEX)
+    run = app.create_run([TaskSpec(name="posts", source=app.new_source(str(tmp_path / "posts.csv")))], spec, LOCAL)
+    app.work_on(run)
+    publish(app, publication, run)
+    assert rows(app, publication) == [("all", "p1", "/male", 1), ("all", "p2", "/female", 1)]
+
+
+def test_authors_are_published_trimmed_with_their_case_and_without_nobody(app, label, publication):
+    names = ("a", "a ", "A", "👩‍👧", None)
+    publish(app, publication, label(*(("c1", name, "爸") for name in names)))
+    assert [row[1] for row in rows(app, publication)] == ["c1_A", "c1_a", "c1_👩‍👧"]
+
+
+def test_runs_that_are_not_done_have_no_production_or_are_gone_are_refused(app, label, publication, tmp_path):
+    without = label(("c1", "amy", "爸"), production=False)
+    with pytest.raises(Conflict, match="no production tables"):
+        publish(app, publication, without)
+    waiting = label(("c1", "amy", "爸"))
+    app.delete_run(waiting, LOCAL)
+    with pytest.raises(Conflict, match="is deleting"):
+        publish(app, publication, waiting)
+    app.work_on(waiting)
+    with pytest.raises(NotFound):
+        publish(app, publication, waiting)
+    done = label(("c1", "amy", "爸"), target="gone.db")
+    (tmp_path / "gone.db").unlink()
+    with pytest.raises(NotFound, match="results of run"):
+        publish(app, publication, done)
+    assert app.publication(publication)["state"] == "idle"
+
+
+def test_run_that_is_deleted_meanwhile_is_not_published_half(app, label, publication, tmp_path):
+    kept, run = label(("c1", "amy", "爸")), label(("c1", "ben", "爸"))
+    publish(app, publication, kept)
+    begun = app.begin_publishing(publication, [run], LOCAL)
+    with contextlib.closing(sqlite3.connect(tmp_path / "labels.db")) as db, db:
+        db.execute("DELETE FROM production_forum")
+    with pytest.raises(Conflict, match="it is changing"):
+        app.carry_out_publishing(begun)
+    found = app.publication(publication)
+    assert (found["state"], found["version"]) == ("idle", 1)
+    assert "it is changing" in found["error"]
+    assert rows(app, publication) == [("board", "c1_amy", "/male", 1)]
+
+
+def test_second_publisher_is_refused_and_one_that_takes_over_bars_the_first(app, label, publication):
+    run = label(("c1", "amy", "爸"))
+    first = app.begin_publishing(publication, [run], LOCAL)
+    with pytest.raises(Conflict, match="is being published by local since"):
+        app.begin_publishing(publication, [run], LOCAL)
+    second = app.resume_publication(publication, LOCAL)
+    app.carry_out_publishing(second)
+    with pytest.raises(Conflict):
+        app.carry_out_publishing(first)
+    found = app.publication(publication)
+    assert (found["state"], found["version"], len(found["versions"])) == ("idle", 1, 1)
+    with pytest.raises(Conflict, match="nothing is under way"):
+        app.resume_publication(publication, LOCAL)
+
+
+def test_publishing_what_was_previewed_is_refused_when_something_else_was_published(app, label, publication):
+    run = label(("c1", "amy", "爸"))
+    publish(app, publication, run)
+    with pytest.raises(Conflict, match="published meanwhile"):
+        app.begin_publishing(publication, [run], LOCAL, base=0)
+
+
+def test_swap_that_our_records_did_not_hear_of_is_found_when_it_is_gone_on_with(app, label, publication):
+    run = label(("c1", "amy", "爸"))
+    begun = app.begin_publishing(publication, [run], LOCAL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app.store.publications, "published", lambda *_: (_ for _ in ()).throw(NotFound("cut off")))
+        with pytest.raises(NotFound):
+            app.carry_out_publishing(begun)
+    assert app.publication(publication)["state"] == "busy"
+    changes = app.carry_out_publishing(app.resume_publication(publication, LOCAL))
+    assert counts(changes) == {("board", "/male"): (1, 0, 0, 0)}
+    assert rows(app, publication) == [("board", "c1_amy", "/male", 1)]
+
+
+def test_former_version_is_brought_back(app, label, publication):
+    publish(app, publication, label(("c1", "amy", "爸")))
+    with pytest.raises(Conflict, match="no former version"):
+        app.roll_back_publication(publication, LOCAL)
+    publish(app, publication, label(("c1", "amy", "媽")))
+    for version, panel in ((1, "/male"), (2, "/female")):
+        app.roll_back_publication(publication, LOCAL)
+        assert [row[2] for row in rows(app, publication)] == [panel]
+        assert app.publication(publication)["version"] == version
+    actions = [entry["action"] for entry in app.store.audit([publication])]
+    assert actions.count("publication.rolled_back") == 2
+
+
+def test_published_rows_outlive_their_runs_and_a_deleted_publication_leaves_nothing(app, label, publication):
+    run = label(("c1", "amy", "爸"))
+    publish(app, publication, run)
+    app.delete_run(run, LOCAL)
+    app.work_on(run)
+    assert len(rows(app, publication)) == 1
+    app.delete_publication(publication, LOCAL)
+    with pytest.raises(NotFound, match="no publication"):
+        app.publication(publication)
+
+
+@pytest.mark.parametrize("target", ["labels.db", "labels"])
+def test_publication_is_kept_where_its_runs_are(app, label, tmp_path, target):
+    runs = [label(*(("c1", f"a{n}", text) for n in range(2_000)), target=target) for text in ("爸", "媽")]
+    app.add_publication("here", PublicationSpec(target=str(tmp_path / target)), LOCAL)
+    for run in runs:
+        publish(app, "here", run)
+    assert {row[2:] for row in rows(app, "here")} == {("/female", 2)}
+    app.delete_run(runs[0], LOCAL)
+    app.work_on(runs[0])
+    assert len(rows(app, "here")) == 2_000
+
+
+def test_publication_whose_target_is_gone_says_so_and_can_be_forgotten(app, label, tmp_path):
+    (tmp_path / "away").mkdir()
+    for name in ("moods.db", "moods"):
+        app.add_publication(name, PublicationSpec(target=str(tmp_path / "away" / name)), LOCAL)
+    run = label(("c1", "amy", "爸"))
+    (tmp_path / "away").rmdir()
+    for name in ("moods.db", "moods"):
+        with pytest.raises(BadInput, match="there is no folder"):
+            publish(app, name, run)
+        record = app.store.publications.get(name)
+        assert (record["state"], "there is no folder" in record["error"]) == ("idle", True)
+        with pytest.raises(BadInput, match="there is no folder"):
+            app.delete_publication(name, LOCAL)
+        app.delete_publication(name, LOCAL, forget=True)
+    assert app.publications() == []
+
+
+@pytest.mark.parametrize(
+    ("indexes", "reason"),
+    [
+        ({"a b": ("forum",)}, "use 1 to 40"),
+        ({"a__next": ("forum",)}, "two underscores"),
+        ({"a": ("forum",), "A": ("blog",)}, "differ only in case"),
+        ({"a": ("forum",), "b": ("forum",)}, "in the index a already"),
+        ({"a": ()}, "names no group"),
+        ({"blog": ("forum",)}, "a group of that name"),
+    ],
+)
+def test_indexes_that_cannot_be_are_refused(app, label, publication, indexes, reason):
+    run = label(("c1", "amy", "爸"), ("c2", "ben", "爸"))
+    with pytest.raises(BadInput, match=reason):
+        publish(app, publication, run, indexes=indexes)
+
+
+def test_runs_with_different_conflict_groups_need_a_decision(app, label, rules, table, tmp_path, publication):
+    first = label(("c1", "amy", "爸"))
+    spec = RunSpec(models=("m",), target=str(tmp_path / "labels.db"), panels=Panels())
+    source = app.new_source(str(table([("p1", "c1", "ben", "爸", "2024-01-01")], "more.db")))
+    second = app.create_run([TaskSpec(name="more", source=source)], spec, LOCAL)
+    app.work_on(second)
+    with pytest.raises(BadInput, match="different conflict groups"):
+        publish(app, publication, first, second)
+    publish(app, publication, first, second, conflicts=SEX.conflicts)
+
+
+# the program
+
+
+@pytest.fixture
+def audience(tmp_path):
+    def run(*arguments, status=0):
+        environment = {**os.environ, "AUDIENCE_HOME": str(tmp_path / "home"), "COLUMNS": "160", "NO_COLOR": "1"}
+        command = [sys.executable, "-m", "audience", *map(str, arguments)]
+        done = subprocess.run(
+            command,
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr if status else done.stdout
+
+    return run
+
+
+def test_a_user_previews_publishes_looks_and_rolls_back(audience, label, tmp_path):
+    label(("c1", "amy", "爸"))
+    first = ("publish", "moods", "--run", "last", "--target", "published.db", "--index", "board=forum,blog")
+    assert "no publication 'moods'" in audience("publish", "moods", "--run", "last", "--yes", status=1)
+    assert "--yes" in audience(*first, status=1)
+    assert "/male" in audience(*first, "--preview")
+    assert "version 1" in audience("publish", "moods", "--run", "last", "--yes")
+    label(("c1", "amy", "媽"))
+    told = json.loads(audience("publish", "moods", "--run", "last", "--yes", "--json"))
+    assert (told["version"], told["changes"][0]["changed"]) == (2, 1)
+    assert "is kept in" in audience("publish", "moods", "--run", "last", "--target", "other.db", "--yes", status=1)
+    assert "former" in audience("publication", "show", "moods")
+    assert "moods" in audience("publication", "list")
+    assert "1 rows in out.csv" in audience("publication", "export", "moods", "--to", "out.csv")
+    assert json.loads(audience("publication", "export", "moods", "--index", "board"))["panel"] == "/female"
+    assert "version 1" in audience("publication", "rollback", "moods")
+    assert json.loads(audience("publication", "export", "moods"))["panel"] == "/male"
+    assert "nothing is under way" in audience("publication", "resume", "moods", status=1)
+    assert "deleted moods" in audience("publication", "delete", "moods")
+    with contextlib.closing(sqlite3.connect(tmp_path / "published.db")) as db:
+        tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master")]
+    assert not [name for name in tables if name.startswith("published")]
+
+
+@pytest.mark.parametrize("target", ["published.db", "published"])
+def test_program_that_is_killed_while_it_publishes_is_gone_on_with(audience, app, label, tmp_path, target):
+    posts = [(("c1", "c2")[n % 2], f"a{n}", ("爸", "媽", "粉")[n % 3]) for n in range(3_000)]
+    label(*posts)
+    audience("publish", "moods", "--run", "last", "--target", target, "--yes")
+    again = [(channel, author, ("爸", "媽", "粉")[n % 2]) for n, (channel, author, _) in enumerate(posts[1_000:])]
+    label(*again)
+    expected = json.loads(audience("publish", "moods", "--run", "last", "--preview", "--json"))
+    environment = {**os.environ, "AUDIENCE_HOME": str(tmp_path / "home")}
+    dice = random.Random(7)
+    for attempt in range(3):
+        words = ["publish", "moods", "--run", "last", "--yes"] if not attempt else ["publication", "resume", "moods"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "audience", *words], env=environment, cwd=tmp_path,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        fence = app.store.publications.get("moods")["fence"]
+        while app.store.publications.get("moods")["fence"] == fence and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(dice.uniform(0, 0.3))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        if app.store.publications.get("moods")["state"] == "idle":
+            break
+        assert "is being published by local" in audience("publication", "show", "moods")
+    if app.store.publications.get("moods")["state"] == "busy":
+        audience("publication", "resume", "moods")
+    found = app.publication("moods")
+    assert (found["state"], found["version"], found["versions"][0]["changes"]) == ("idle", 2, expected)
+    assert len(rows(app, "moods")) == sum(c["added"] + c["changed"] + c["kept"] for c in expected)
+
+
+def test_two_programs_that_publish_at_once_publish_one_after_the_other_or_one_is_refused(
+    audience, app, label, tmp_path
+):
+    label(*(("c1", f"a{n}", "爸") for n in range(2_000)))
+    audience("publish", "moods", "--run", "last", "--target", "published.db", "--preview")
+    environment = {**os.environ, "AUDIENCE_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-m", "audience", "publish", "moods", "--run", "last", "--yes"]
+    options = {"env": environment, "cwd": tmp_path, "stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options) for _ in range(2)]
+    told = [process.communicate()[1] for process in both]
+    done = [process.returncode == 0 for process in both]
+    assert any(done)
+    assert all(fine or "is being published by local" in text for fine, text in zip(done, told, strict=True))
+    found = app.publication("moods")
+    assert (found["state"], found["version"]) == ("idle", sum(done))
+    assert len(rows(app, "moods")) == 2_000
