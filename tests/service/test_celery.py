@@ -146,7 +146,7 @@ def test_run_is_the_same_when_a_worker_sleeps_beyond_its_lease(installation):
     busy(installation, run)
     known_as = installation.id_of(sleeper)
     sleeper.send_signal(signal.SIGSTOP)
-    time.sleep(3 * LEASE_S)
+    wait_until(lambda: installation.id_of(sleeper) is None, "the other gives it up")
     sleeper.send_signal(signal.SIGCONT)
     installation.check_same(run)
     wait_until(lambda: installation.id_of(sleeper) not in (None, known_as), "it goes on under a new id")

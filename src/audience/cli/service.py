@@ -137,6 +137,16 @@ def become_celery(arguments: Sequence[str]) -> NoReturn:
     os.execv(sys.executable, [sys.executable, "-m", "celery", *arguments])  # noqa: S606 - no shell is wanted
 
 
+@workers.command(hidden=True)
+def apart(threads: int, queues: str) -> None:
+    """Carry out the jobs that a worker of greenlets hands on through standard input."""
+    from audience.celery import app as celery
+    from audience.celery import worker_of
+
+    log_to_stderr()
+    worker_of(celery, read_settings()).work_apart(threads, shares(queues.split(",")))
+
+
 @workers.command()
 def status(as_json: o.Json = False) -> None:
     """Show the workers that are alive, what they work on, and how many messages wait at the broker."""

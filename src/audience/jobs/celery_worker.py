@@ -1,7 +1,8 @@
 """A Celery worker: in its main process the courier, in each process that works a member of the workforce.
 
-With the pool `prefork` the children work, and the main process imports nothing heavy; with `threads`, `solo` and
-`gevent` the main process works itself. What a message leads to is the same as what a local worker's thread does."""
+With the pool `prefork` the children work, and the main process imports nothing heavy; with `threads` and `solo` the
+main process works itself; with `gevent` all of ours is in one other process (see `apart`). What a message leads to is
+the same as what a local worker's thread does."""
 
 import logging
 import os
@@ -10,9 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from audience.errors import AudienceError
+from audience.jobs.apart import Apart, carry_out
 from audience.jobs.celery_app import TASK, queues_of, sender
 from audience.jobs.courier import Courier
 from audience.jobs.member import POLL_S, Member, process_name
@@ -45,6 +47,7 @@ class CeleryWorker:
     receive: Receive | None = None
     member: Member | None = None
     courier: Courier | None = None
+    apart: Apart | None = None
     _leaving: threading.Event = field(default_factory=threading.Event)
 
     def connect(self) -> None:
@@ -92,23 +95,44 @@ class CeleryWorker:
             queues = queues_of(self.celery)
             served = tuple(sorted(queues.share(name) for name in self.celery.amqp.queues.consume_from))
             self.celery.conf.audience_queues = text_of(served)  # children are handed this
-            store = self.open_store()
-            if pool != "prefork":
-                threads = 1 if pool == "solo" else instance.concurrency
-                self._start_member(process_name(os.getpid()), threads, served, pool)
-            self.courier = Courier(store, sender(self.celery), self.patience)
-            self.courier.start()
-        SystemThread(partial(self._leave_to_others, store), "leave").start()
+            if pool == "gevent":
+                self._start_apart(instance.concurrency, served)
+            else:
+                if pool != "prefork":
+                    threads = 1 if pool == "solo" else instance.concurrency
+                    self._start_member(process_name(os.getpid()), threads, served, pool)
+                self._start_courier()
         if self.options and self.options.get("tied"):
             end_with_parent()
+
+    def _start_apart(self, threads: int, served: tuple[Share, ...]) -> None:
+        command = ["-m", "audience", "worker", "apart", str(threads), text_of(served)]
+        self.apart = Apart(command)
+        self.receive = self.apart.receive
+        threading.Thread(target=self._end_apart, name="leave").start()  # a greenlet
+
+    def _start_courier(self) -> None:
+        store = self.open_store()
+        self.courier = Courier(store, sender(self.celery), self.patience)
+        self.courier.start()
+        SystemThread(partial(self._leave_to_others, store), "leave").start()
 
     def _start_member(self, name: str, threads: int, served: tuple[Share, ...], pool: str) -> None:
         self.member = self.open_member(name, threads, served, pool)
         self.member.start()
-        self.receive = _in_native_threads(self.member.receive, threads) if pool == "gevent" else self.member.receive
+        self.receive = self.member.receive
 
     def on_stop(self, **_: Any) -> None:
         self._leaving.set()  # no more than that: this is called from within a signal
+
+    def _end_apart(self) -> None:
+        """The other process does what `_leave_to_others` does here; should it hang, it is ended."""
+        assert self.apart is not None
+        while not self._leaving.wait(POLL_S):
+            pass
+        self.apart.hang_up()
+        time.sleep(2 * self.patience.stop_s + 2 * HAND_ON_S)
+        self.apart.kill()
 
     def _leave_to_others(self, store: Store) -> None:
         """Celery waits for jobs under way, for ever if need be; here they are given some time when the worker is told
@@ -139,6 +163,19 @@ class CeleryWorker:
             self.courier.stop()
         self.on_child_end()
 
+    # the process apart from greenlets
+
+    def work_apart(self, threads: int, served: tuple[Share, ...]) -> NoReturn:
+        """All that is ours, in a process that is handed jobs through its standard input."""
+        with _fatal():
+            self._start_member(_child_name(), threads, served, "gevent")
+            assert self.member is not None
+            self.courier = Courier(self.open_store(), sender(self.celery), self.patience)
+            self.courier.start()
+        carry_out(self.member.receive, threads)
+        self.on_end()
+        os._exit(0)  # a thread may still be in a long call
+
     # the children of the pool prefork
 
     def on_child_start(self, **_: Any) -> None:
@@ -147,9 +184,8 @@ class CeleryWorker:
         if self.options is not None:  # the pool `solo` calls this too, in the main process
             return
         with _fatal():
-            name = f"{process_name(os.getppid())}:{os.getpid()}"
             served = shares(str(current_app.conf.audience_queues).split(","))
-            self._start_member(name, 1, served, "prefork")
+            self._start_member(_child_name(), 1, served, "prefork")
 
     def on_child_end(self, **_: Any) -> None:
         if self.member is not None:
@@ -163,7 +199,7 @@ class _fatal:  # noqa: N801
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
-        if isinstance(error, AudienceError):
+        if isinstance(error, (AudienceError, EOFError)):
             log.error("action=worker_cannot_start reason=%s", error)
             raise SystemExit(1) from None
         if isinstance(error, Exception):
@@ -171,9 +207,5 @@ class _fatal:  # noqa: N801
             raise SystemExit(1) from error
 
 
-def _in_native_threads(receive: Receive, threads: int) -> Receive:
-    """Labeling does not yield to greenlets: in threads of the system it leaves theirs to them."""
-    from gevent.threadpool import ThreadPool
-
-    pool = ThreadPool(threads)
-    return lambda job_id: pool.apply(receive, (job_id,))
+def _child_name() -> str:
+    return f"{process_name(os.getppid())}:{os.getpid()}"
