@@ -280,18 +280,28 @@ class Installation:
 
     def put_to_sleep(self, worker: subprocess.Popen[bytes], run: str, chosen: random.Random) -> str:
         """Stops a worker in mid-partition, beyond its lease: the others have given it up. The id that it had."""
-        for _ in range(10):
+        for _ in range(20):
             time.sleep(chosen.uniform(0.0, 0.3))
             known_as = wait_until(lambda: self.id_of(worker), "the worker is known")
             worker.send_signal(signal.SIGSTOP)
             busy = [job for job in self.jobs(run, "partition", "taken") if job["worker"] == known_as]
-            if busy and self._is_given_up(known_as):
+            if busy and self._can_write() and self._is_given_up(known_as):
                 return str(known_as)
             worker.send_signal(signal.SIGCONT)
         raise AssertionError("it could not be caught in mid-partition")
 
+    def _can_write(self) -> bool:
+        """Whether nobody sleeps inside a transaction of our records."""
+        if self.app.store.database.file is None:
+            return True
+        file = sqlite3.connect(self.app.store.database.file, timeout=2)
+        with contextlib.closing(file), contextlib.suppress(sqlite3.OperationalError):
+            file.execute("BEGIN IMMEDIATE")
+            return True
+        return False
+
     def _is_given_up(self, known_as: str) -> bool:
-        with contextlib.suppress(AssertionError):  # it sleeps inside a transaction of our records
+        with contextlib.suppress(AssertionError):
             return bool(wait_until(lambda: known_as not in self.app.store.workers.beats(), "lost", 3 * LEASE_S))
         return False
 

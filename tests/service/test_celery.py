@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import sqlite3
@@ -140,13 +141,10 @@ def test_run_is_the_same_when_a_child_is_killed(installation):
 
 
 def test_run_is_the_same_when_a_worker_sleeps_beyond_its_lease(installation):
+    sleeper, other = [installation.start_worker("--pool", "threads", *BOTH) for _ in range(2)]
+    wait_until(lambda: installation.id_of(sleeper) and installation.id_of(other), "both are there")
     run = installation.label()
-    sleeper = installation.start_worker("--pool", "threads", *BOTH)
-    installation.start_worker("--pool", "threads", *BOTH)
-    busy(installation, run)
-    known_as = installation.id_of(sleeper)
-    sleeper.send_signal(signal.SIGSTOP)
-    wait_until(lambda: installation.id_of(sleeper) is None, "the other gives it up")
+    known_as = installation.put_to_sleep(sleeper, run, random.Random(1))
     sleeper.send_signal(signal.SIGCONT)
     installation.check_same(run)
     wait_until(lambda: installation.id_of(sleeper) not in (None, known_as), "it goes on under a new id")
