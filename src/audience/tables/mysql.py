@@ -61,9 +61,6 @@ class MysqlDialect:
             return f"HEX({expression})"
         return f"CONVERT({expression} USING utf8mb4)" if column.kind == "text" else f"CAST({expression} AS CHAR)"
 
-    def largest(self, column: Column, expression: str) -> str:
-        return f"max({expression})"
-
 
 class MysqlSource(ServerSource):
     """A table or view of MariaDB or MySQL."""

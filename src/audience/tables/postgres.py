@@ -45,11 +45,6 @@ class PostgresDialect:
     def shown(self, column: Column, expression: str) -> str:
         return expression if column.kind == "integer" else f"CAST({expression} AS text)"
 
-    def largest(self, column: Column, expression: str) -> str:
-        if column.kind == "uuid":  # older servers have no max() of it; its text sorts alike
-            return f'CAST(max(CAST({expression} AS text) COLLATE "C") AS uuid)'
-        return f"max({expression})"
-
 
 def text_literal(text: str) -> str:
     """A constant of no collation of its own, so that it compares as the column, and its index, does."""

@@ -238,7 +238,7 @@ class ServerSource(ABC):
             first_row += n_rows
 
     def _slicer(self, rows: Rows, where: str, column: str | None = None) -> Slicer:
-        return Slicer(self._from(column), self.dialect, lambda sql: rows(sql)[0], self.columns, where)
+        return Slicer(self._from(column), self.dialect, lambda sql: next(iter(rows(sql)), None), self.columns, where)
 
     def _condition(self, bounds: Bounds, where: str) -> str:
         return condition(bounds, self.dialect, self.columns, where)

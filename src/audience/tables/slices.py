@@ -1,7 +1,7 @@
 """Cuts a table of a server into half-open ranges of an indexed column, with exact counts.
 
-Every step reads one slice of the index, from a known key on and no further, so that a plan reads the index about
-once, whatever its size, and no step passes rows by as OFFSET would. Keys are compared by the server alone, as its
+Every step passes over one slice of the index, from a known key on and no further, so that a plan goes over the index
+about once, whatever its size. Keys are compared by the server alone, as its
 index compares them: collations may hold `a` and `A` for one key, and a slice never ends between two such rows."""
 
 from collections.abc import Callable, Iterator, Sequence
@@ -48,9 +48,6 @@ class Dialect(Protocol):
     def shown(self, column: Column, expression: str) -> str:
         """A key as a number or a text that JSON carries and `literal` takes back unchanged."""
 
-    def largest(self, column: Column, expression: str) -> str:
-        """The greatest of many keys."""
-
 
 @dataclass(frozen=True)
 class Cut:
@@ -62,11 +59,12 @@ class Cut:
 
 @dataclass(frozen=True)
 class Slicer:
-    """One table (or view), `table` as SQL; `ask` answers a query that gives one row; `where` holds for every row."""
+    """One table (or view), `table` as SQL; `ask` answers a query with its first row, None without; `where` holds for
+    every row."""
 
     table: str
     dialect: Dialect
-    ask: Callable[[str], Sequence[Any]]
+    ask: Callable[[str], Sequence[Any] | None]
     columns: dict[str, Column]
     where: str = ""
 
@@ -95,14 +93,14 @@ class Slicer:
 
     def cut(self, key: Key, start: Any, size: int, fixed: Bounds) -> Cut | None:
         """The end of a slice of at most `size` rows from `start` on; None where more rows than that share `start`."""
-        name, largest = self.dialect.quoted(key.column.name), self.dialect.largest(key.column, "k")
-        n, after, is_later = self.ask(
-            f"SELECT count(*), {self.dialect.shown(key.column, largest)},"
-            f" {largest} > {self.dialect.literal(key.column, start)} FROM (SELECT {name} AS k FROM {self.table}"
-            f" WHERE {self.condition([*fixed, *_range(key, start, None)])} ORDER BY k LIMIT {int(size) + 1}) AS w"
+        name, later = self.dialect.quoted(key.column.name), self.dialect.literal(key.column, start)
+        found = self.ask(
+            f"SELECT {self.dialect.shown(key.column, name)} AS shown, {name} > {later} AS later FROM {self.table}"
+            f" WHERE {self.condition([*fixed, *_range(key, start, None)])} ORDER BY {name} LIMIT 1 OFFSET {int(size)}"
         )
-        if n <= size:
-            return Cut(None, n)
+        if found is None:
+            return Cut(None, None)
+        after, is_later = found
         return Cut(after, size if key.unique else None) if is_later else None
 
     def piece(self, bounds: Bounds, size: int) -> tuple[Bounds, Bounds | None]:
@@ -127,10 +125,10 @@ class Slicer:
     def _least(self, key: Key, bounds: Bounds) -> Any:
         name = self.dialect.quoted(key.column.name)
         found = self.ask(
-            f"SELECT (SELECT {self.dialect.shown(key.column, name)} FROM {self.table}"
-            f" WHERE {self.condition(bounds)} AND {name} IS NOT NULL ORDER BY {name} LIMIT 1)"
+            f"SELECT {self.dialect.shown(key.column, name)} AS shown FROM {self.table}"
+            f" WHERE {self.condition(bounds)} AND {name} IS NOT NULL ORDER BY {name} LIMIT 1"
         )
-        return found[0]
+        return found[0] if found else None
 
     def _ties(
         self, key: Key, tie: Key | None, start: Any, after: Any, size: int, fixed: Bounds
@@ -145,7 +143,8 @@ class Slicer:
             yield bounds, n
 
     def count(self, condition: str) -> int:
-        return int(self.ask(f"SELECT count(*) FROM {self.table} WHERE {condition}")[0])
+        found = self.ask(f"SELECT count(*) FROM {self.table} WHERE {condition}")
+        return int(found[0]) if found else 0
 
     def condition(self, bounds: Bounds) -> str:
         return condition(bounds, self.dialect, self.columns, self.where)
