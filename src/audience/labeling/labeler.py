@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -222,10 +223,12 @@ def _hits(evidence: pl.Series) -> pl.DataFrame:
 
 
 def _joined(parts: pl.DataFrame, n: int) -> pl.Series:
-    """One JSON list an entry from its parts; `[]` for entries without any."""
-    lists = parts.group_by("entry", maintain_order=True).agg(pl.col("json").str.join(","))
-    texts = pl.Series(["[]"], dtype=pl.String).new_from_index(0, n)
-    return texts.scatter(lists["entry"], "[" + lists["json"] + "]")
+    """One JSON list an entry from its parts, which are in the order of entries; `[]` for entries without any."""
+    offsets = np.zeros(n + 1, dtype=np.int64)
+    np.cumsum(np.bincount(parts["entry"].to_numpy(), minlength=n), out=offsets[1:])
+    lists = pl.from_arrow(pa.LargeListArray.from_arrays(offsets, parts["json"].to_arrow()))
+    assert isinstance(lists, pl.Series)
+    return "[" + lists.list.join(",") + "]"
 
 
 def _frame(batch: pa.RecordBatch) -> pl.DataFrame:

@@ -21,6 +21,8 @@ BYTES_PER_BYTE = 2
 ROOM_BYTES = 8_192
 NO_LOCAL_FILES = {1148, 3948, 4166}
 FILE_REFUSED = 2068
+FIXED = ("task_id", "partition")
+"""Columns that say the same in every row of a partition: said once."""
 AT_ROW = re.compile(r"at row (\d+)")
 
 
@@ -29,11 +31,11 @@ class LoadingConnection(Connection):  # type: ignore[misc]
     opened, whatever name it asks for."""
 
     def __init__(self, **options: Any) -> None:
-        self._waiting: bytes | None = None
+        self._waiting: bytes | memoryview | None = None
         self._result: Any = None
         super().__init__(local_infile=True, **options)
 
-    def load(self, sql: str, rows: bytes) -> tuple[int, int]:
+    def load(self, sql: str, rows: bytes | memoryview) -> tuple[int, int]:
         """Runs one LOAD DATA LOCAL INFILE; (rows that went in, warnings)."""
         self._waiting = rows
         try:
@@ -46,8 +48,9 @@ class LoadingConnection(Connection):  # type: ignore[misc]
         """Answers the server's question for a file. It reads to the end whatever is sent, an empty packet ends it."""
         waiting, self._waiting = self._waiting, None
         granted = waiting is not None and name == STREAM.encode()
-        for start in range(0, len(waiting) if waiting and granted else 0, PIECE_BYTES):
-            self.write_packet((waiting or b"")[start : start + PIECE_BYTES])
+        if waiting is not None and granted:
+            for start in range(0, len(waiting), PIECE_BYTES):
+                self.write_packet(waiting[start : start + PIECE_BYTES])
         self.write_packet(b"")
         if not granted:
             self._read_packet()
@@ -97,11 +100,14 @@ class Loader:
 
     def _load(self, table: str, frame: pl.DataFrame) -> bool:
         """False: LOAD DATA LOCAL is forbidden here. It goes on past rows that it must bend or drop: an error here."""
+        fixed = {name: frame[name][0] for name in FIXED if name in frame.columns and frame[name].n_unique() == 1}
+        settings = ", ".join(f"{quoted(name)} = {self.connection.literal(value)}" for name, value in fixed.items())
+        frame = frame.drop(*fixed)
         # no backslash, so that the mode of the session does not matter
         sql = (
             f"LOAD DATA LOCAL INFILE '{STREAM}' INTO TABLE {quoted(table)} CHARACTER SET utf8mb4 "
             "FIELDS TERMINATED BY ',' OPTIONALLY ENCLOSED BY '\"' ESCAPED BY '' LINES TERMINATED BY X'0A' "
-            f"({', '.join(quoted(name) for name in frame.columns)})"
+            f"({', '.join(quoted(name) for name in frame.columns)})" + (f" SET {settings}" if settings else "")
         )
         try:
             n_rows, n_warnings = self.connection.load(sql, as_csv(frame))

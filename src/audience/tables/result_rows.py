@@ -1,5 +1,6 @@
 """Result rows on their way into and out of databases: gathered, as CSV for bulk loads, and back as batches."""
 
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -32,8 +33,8 @@ def by_group(batch: pa.RecordBatch) -> Iterator[tuple[str, pl.DataFrame]]:
     """The rows of each group, in the columns of its table."""
     frame = pl.from_arrow(batch)
     assert isinstance(frame, pl.DataFrame)
-    for (group,), part in frame.group_by("group", maintain_order=True):
-        yield str(group), part.select(STORED)
+    for part in [frame] if frame["group"].n_unique() == 1 else frame.partition_by("group", maintain_order=True):
+        yield part["group"][0], part.select(STORED)
 
 
 def types_of(names: Iterable[str]) -> dict[str, pa.DataType]:
@@ -45,9 +46,11 @@ def with_time_texts(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.col(pl.Datetime).dt.to_string(TIME_FORMAT))
 
 
-def as_csv(frame: pl.DataFrame) -> bytes:
+def as_csv(frame: pl.DataFrame) -> memoryview:
     """Texts in quotes, a quote doubled, no escapes; a bare NULL is null. Ends of lines are line feeds."""
-    return frame.write_csv(include_header=False, quote_style="non_numeric", null_value="NULL").encode()
+    written = io.BytesIO()
+    frame.write_csv(written, include_header=False, quote_style="non_numeric", null_value="NULL")
+    return written.getbuffer()
 
 
 def holding(characters: str) -> pl.Expr:
