@@ -32,7 +32,7 @@ def commands(command, words=("audience",)) -> Iterator[tuple[str, typer.core.Typ
         yield " ".join(words), command
 
 
-COMMANDS = dict(commands(PROGRAM))
+COMMANDS = {name: command for name, command in commands(PROGRAM) if not getattr(command, "hidden", False)}
 SHOWN = [p for c in COMMANDS.values() for p in c.params if not getattr(p, "hidden", False)]
 OPTIONS = sorted({name for p in SHOWN for name in (*p.opts, *p.secondary_opts)})
 
