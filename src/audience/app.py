@@ -111,6 +111,12 @@ class App:
             return url
         raise BadInput("no target is named: say where results go, or set AUDIENCE_TARGET_URL")
 
+    def default_publication_target(self) -> str:
+        """Where the settings keep publications, with its password: never shown."""
+        if url := self.settings.resolved_publication_url:
+            return url
+        raise BadInput("no target is named: say where it is to be kept, or set AUDIENCE_PUBLICATION_URL")
+
     def open_source(self, spec: SourceSpec) -> Source:
         return tables.open_source(spec, self.secrets.joined(spec.url, spec.secret))
 

@@ -36,6 +36,11 @@ class Inherited(BaseSettings):
     output_user: str = "root"
     output_password: SecretStr = SecretStr("")
     output_schema: str = ""
+    dump_host: str = ""
+    dump_port: str = "3306"
+    dump_user: str = "root"
+    dump_password: SecretStr = SecretStr("")
+    dump_to_schema: str = ""
     rabbitmq_host: str = ""
     rabbitmq_port: str = "5672"
     rabbitmq_user: str = "guest"
@@ -56,6 +61,16 @@ class Inherited(BaseSettings):
     def target(self) -> SecretStr | None:
         """The MariaDB or MySQL server that results go to; None where no host is named."""
         return self._url("mysql", "output", "password", "schema")
+
+    @property
+    def publications(self) -> SecretStr | None:
+        """The schema that is published into: on a server of its own, or on that of results; None where none is
+        named."""
+        if not self.dump_to_schema:
+            return None
+        output = {"dump_host": self.output_host, "dump_port": self.output_port, "dump_user": self.output_user}
+        ours = self.model_copy(update={**output, "dump_password": self.output_password})
+        return (self if self.dump_host else ours)._url("mysql", "dump", "password", "to_schema")
 
     @property
     def broker(self) -> SecretStr | None:
@@ -97,6 +112,10 @@ class Settings(BaseSettings):
     target_url: SecretStr | None = Field(
         default_factory=lambda: Inherited().target,
         description="where results go unless a run says so; by default the server of OUTPUT_HOST",
+    )
+    publication_url: SecretStr | None = Field(
+        default_factory=lambda: Inherited().publications,
+        description="where new publications are kept unless they say so; by default DUMP_TO_SCHEMA",
     )
     blobs_url: str | None = Field(
         default=None, description="folder or URL of what is too large for the records; by default `blobs` in `home`"
@@ -165,6 +184,11 @@ class Settings(BaseSettings):
     def resolved_target_url(self) -> str | None:
         """With its password: never shown, logged or stored."""
         return self.target_url.get_secret_value() if self.target_url else None
+
+    @property
+    def resolved_publication_url(self) -> str | None:
+        """With its password: never shown, logged or stored."""
+        return self.publication_url.get_secret_value() if self.publication_url else None
 
     def listening_host(self, given: str | None) -> str:
         """The address that the API listens on. In production (`ENV=production`) somebody must have chosen it."""

@@ -32,6 +32,15 @@ def test_an_earlier_systems_env_file_names_source_and_target(folder: Path) -> No
     assert "p@ss" not in repr(settings)
 
 
+def test_an_earlier_systems_env_file_names_where_it_dumps_to(folder: Path) -> None:
+    (folder / ".env").write_text(DOTENV)
+    assert Settings().resolved_publication_url is None
+    (folder / ".env").write_text(DOTENV + "DUMP_TO_SCHEMA=audience_dump\n")
+    assert Settings().resolved_publication_url == "mysql://root@out.example:3306/audience_dump"
+    (folder / ".env").write_text(DOTENV + "DUMP_TO_SCHEMA=audience_dump\nDUMP_HOST=dump.example\nDUMP_USER=dumper\n")
+    assert Settings().resolved_publication_url == "mysql://dumper@dump.example:3306/audience_dump"
+
+
 def test_our_own_names_win(folder: Path) -> None:
     (folder / ".env").write_text(DOTENV + "AUDIENCE_SOURCE_URL=mysql://other/db\n")
     assert Settings().resolved_source_url == "mysql://other/db"

@@ -19,7 +19,12 @@ class NewPublication(Request):
     """Where a publication is kept, and how production goes into it."""
 
     name: str = Field(pattern=NAME)
-    target: str = Field(min_length=1, max_length=2000, description="SQLite file, folder or URL of a database")
+    target: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=2000,
+        description="SQLite file, folder or URL of a database; by default as the settings say",
+    )
     indexes: Indexes = Field(default_factory=dict, description="index -> groups; a group in none is an index itself")
     conflict_groups: str | Conflicts | None = Field(default=None, description="saved ones, or name -> panels")
 

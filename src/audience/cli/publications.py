@@ -26,7 +26,8 @@ def publish(
     name: Name,
     run: Annotated[list[str], typer.Option(help="a done run; may be repeated, the one made last wins")],
     target: Annotated[
-        str | None, typer.Option(help="where a new publication is kept: SQLite file, folder or URL")
+        str | None,
+        typer.Option(help="where a new publication is kept: SQLite file, folder or URL; else as the settings say"),
     ] = None,
     index: Annotated[list[str] | None, typer.Option(help="groups published as one: INDEX=GROUP,GROUP")] = None,
     conflict_groups: Annotated[Path | None, typer.Option(help="JSON as for --panels; else those of the runs")] = None,
@@ -61,8 +62,7 @@ def _present_version(app: App, name: str, target: str | None, spec: PublicationS
     try:
         record = app.store.publications.get(name)
     except NotFound:
-        if target is None:
-            raise BadInput(f"there is no publication {name!r} yet: say with --target where it is to be kept") from None
+        target = target or app.default_publication_target()
         app.add_publication(name, spec.model_copy(update={"target": target}), LOCAL)
         return 0
     if target is not None and not app.is_target(record["spec"]["target"], target):
