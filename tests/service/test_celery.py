@@ -297,6 +297,17 @@ def test_run_is_the_same_when_the_broker_sleeps(own, broker):
     own.check_same(run)
 
 
+def test_a_worker_says_that_the_broker_refuses_it(tmp_path, some, rabbitmq_url):
+    with started(tmp_path, some, "labels.db") as installation:
+        with_broker(installation, rabbitmq_url.replace("guest:guest@", "guest:wrong@"))
+        worker = installation.start_worker()
+        assert worker.wait(60) == 1
+        told = installation.told_by(worker)
+    assert "the broker refuses us" in told
+    assert "Traceback" not in told
+    assert "wrong" not in told
+
+
 def forgive_celery(installation: Installation) -> None:
     """It tells with a traceback of a child or a connection that is lost."""
     for number in range(len(installation.workers)):

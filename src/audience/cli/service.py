@@ -4,22 +4,22 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from functools import partial
 from types import FrameType
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from audience.app import App
 from audience.cli import options as o
 from audience.cli import show
 from audience.cli.show import console
-from audience.errors import BadInput, Transient
+from audience.errors import AudienceError, BadInput, Transient
 from audience.jobs.celery_app import check_installed, worker_arguments
 from audience.process import end_on_signals, end_with_parent, log_to_stderr
-from audience.settings import read_settings
-from audience.store.queues import shares
+from audience.settings import Settings, read_settings
+from audience.store.queues import Share, shares
 
 BACKLOG = 128
 STREAMS_END_S = 5
@@ -115,6 +115,8 @@ def worker(
         arguments = worker_arguments(
             settings.queue_prefix, pool or "prefork", threads or settings.threads, shares(names)
         )
+        with suppress(Transient):  # a broker that is away for a while is waited for
+            _messages(settings, ())
         become_celery([*arguments, *(["--tied"] if tied else [])])
     if pool is not None:
         raise BadInput("--pool is for workers of a broker: set AUDIENCE_BROKER_URL, or leave it out")
@@ -152,22 +154,22 @@ def status(as_json: o.Json = False) -> None:
     """Show the workers that are alive, what they work on, and how many messages wait at the broker."""
     app = o.open_app()
     found: dict[str, Any] = {"workers": app.workers(), "messages": None, "trouble": None}
+    served = {share for one in app.store.workers.all() for share in shares(one["queues"].split(","))}
     try:
-        found["messages"] = _messages(app)
-    except Transient as error:
+        found["messages"] = _messages(app.settings, served | set(shares(app.settings.queues)))
+    except AudienceError as error:
         found["trouble"] = str(error)
     show.as_json(found) if as_json else show.status(found)
 
 
-def _messages(app: App) -> dict[str, int] | None:
-    """Of the queues that are served; None without a broker."""
-    if app.settings.broker_url is None:
+def _messages(settings: Settings, asked: Collection[Share]) -> dict[str, int] | None:
+    """queue at the broker -> messages that wait there; None without a broker."""
+    if settings.broker_url is None:
         return None
     from audience.celery import app as celery
     from audience.jobs.celery_app import lengths
 
-    served = {share for worker in app.store.workers.all() for share in shares(worker["queues"].split(","))}
-    return lengths(celery, sorted(served | set(shares(app.settings.queues))))
+    return lengths(celery, sorted(asked))
 
 
 def listening(host: str, port: int) -> socket.socket:

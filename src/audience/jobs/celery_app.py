@@ -22,6 +22,8 @@ SOCKET_TIMEOUT_S = 10
 HEARTBEAT_S = 30
 AHEAD_OF_GREENLETS = 4
 """Without Celery's event loop, one that has as many messages as it may have looks again only after two seconds."""
+REFUSALS = ("AccessRefused", "NotAllowed", "AuthenticationError", "AuthorizationError", "NoPermissionError")
+"""Errors of the drivers of brokers that will not pass."""
 CHILD_STARTS_S = 60
 """A child imports a lot, on a machine that may be busy."""
 
@@ -143,16 +145,18 @@ def sender(celery: "Celery") -> Callable[[Sent], None]:
 
 def lengths(celery: "Celery", asked: Iterable[Share]) -> dict[str, int]:
     """queue at the broker -> messages that no worker has yet; none where there is no such queue. Raises Transient when
-    the broker cannot be reached."""
+    the broker cannot be reached, BadInput when it refuses us."""
     from kombu.exceptions import OperationalError
 
     queues = queues_of(celery)
-    try:
-        with celery.connection_for_read(connect_timeout=SOCKET_TIMEOUT_S) as connection:
+    with celery.connection_for_read(connect_timeout=SOCKET_TIMEOUT_S) as connection:
+        try:
             connection.ensure_connection(max_retries=1)
             return {queues.name(share): _length(connection, queues.name(share)) for share in asked}
-    except (OperationalError, OSError, *celery.connection_for_read().connection_errors) as error:
-        raise Transient(f"the broker cannot be reached, or refuses us: {error}") from error
+        except (OperationalError, OSError, *connection.connection_errors, *connection.channel_errors) as error:
+            if type(error.__cause__ or error).__name__ in REFUSALS:
+                raise BadInput(f"the broker refuses us, look at AUDIENCE_BROKER_URL: {error}") from None
+            raise Transient(f"the broker cannot be reached: {error}") from error
 
 
 def _length(connection: Any, name: str) -> int:
