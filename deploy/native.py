@@ -199,6 +199,46 @@ class Redis(Process):
         return f"redis://127.0.0.1:{self.port}/0"
 
 
+class Rabbitmq(Process):
+    """A RabbitMQ server of our own, with its user guest."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.data = folder / "rabbitmq"
+        programs = sorted(Path("/usr/lib/rabbitmq/lib").glob("*/sbin/rabbitmq-server"))  # not what asks who we are
+        settings = {
+            "NODENAME": f"audience{self.port}@localhost",
+            "NODE_IP_ADDRESS": "127.0.0.1",
+            "NODE_PORT": self.port,
+            "DIST_PORT": free_port(),
+            "MNESIA_BASE": self.data,
+            "LOG_BASE": folder,
+            "PID_FILE": folder / "rabbitmq.pid",
+            "CONFIG_FILE": folder / "none",
+            "ENABLED_PLUGINS_FILE": folder / "none",
+        }
+        environment = {f"RABBITMQ_{name}": str(value) for name, value in settings.items()}
+        program = str(programs[-1]) if programs else "rabbitmq-server"
+        super().__init__("rabbitmq", folder, [program], {**environment, "HOME": str(folder)})
+
+    def start(self) -> None:
+        super().start()
+        wait_until(self.answers, "RabbitMQ")
+
+    def answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                connection.settimeout(5)
+                connection.sendall(b"AMQP\x00\x00\x09\x01")
+                return bool(connection.recv(1))
+        except OSError:
+            return False
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self.port}//"
+
+
 class Stack:
     """What compose.yaml describes, natively."""
 

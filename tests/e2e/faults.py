@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -217,6 +218,11 @@ class Installation:
     def environment(self, **more: str) -> dict[str, str]:
         ours = {f"AUDIENCE_{name.upper()}": str(value) for name, value in self.set.items()}
         return {**os.environ, "AUDIENCE_THREADS": "1", **ours, **more}
+
+    def use_broker(self, url: str) -> None:
+        """From now on, with queues of its own."""
+        prefix = f"audience_test_{uuid.uuid4().hex[:12]}"
+        self.set |= {"broker_url": url, "queue_prefix": prefix, "visibility_timeout_s": 1.0}
 
     def start_worker(self, *arguments: str, **more: str) -> subprocess.Popen[bytes]:
         """`audience worker` with these arguments, or another program."""

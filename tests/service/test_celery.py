@@ -4,17 +4,17 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import native
 import pytest
 from faults import LEASE_S, Installation, Posts, missing, started, undisturbed, wait_until
 from kombu import Connection
@@ -29,11 +29,6 @@ POOLS = ("prefork", "threads", "solo", "gevent")
 BROKERS = ("redis_url", "rabbitmq_url")
 BOTH = ("--concurrency", "2")
 LABEL, MANAGE = shares(["default"])
-
-
-def with_broker(installation: Installation, url: str) -> None:
-    prefix = f"audience_test_{uuid.uuid4().hex[:12]}"
-    installation.set |= {"broker_url": url, "queue_prefix": prefix, "visibility_timeout_s": 1.0}
 
 
 def celery(installation: Installation):
@@ -66,7 +61,7 @@ def installation(request: pytest.FixtureRequest, tmp_path: Path, some: Posts) ->
     """Twenty-five partitions, and workers that a broker brings their jobs."""
     url = request.getfixturevalue(request.param)
     with started(tmp_path, some, "labels.db") as found:
-        with_broker(found, url)
+        found.use_broker(url)
         yield found
         found.kill(*found.alive())
         remove_queues(found)
@@ -233,52 +228,32 @@ def test_few_messages_are_under_way_whatever_there_is_to_do(installation):
 # the broker
 
 
-class PrivateRedis:
-    """A broker of this test alone, that keeps nothing on disk."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.folder = folder
-        self.start()
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    def start(self) -> None:
-        command = ["redis-server", "--port", str(self.port), "--save", "", "--bind", "127.0.0.1"]
-        self.process = subprocess.Popen(command, cwd=self.folder, stdout=subprocess.DEVNULL)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
+@pytest.fixture(params=["redis"])
+def broker(request: pytest.FixtureRequest, tmp_path: Path, some: Posts) -> Iterator[native.Redis | native.Rabbitmq]:
+    """Of this test alone."""
+    if shutil.which(f"{request.param}-server") is None:
+        missing(f"{request.param}-server is missing: apt install {request.param}-server")
+    server = {"redis": native.Redis, "rabbitmq": native.Rabbitmq}[request.param](tmp_path / "broker")
+    server.start()
+    yield server
+    server.kill()
 
 
 @pytest.fixture
-def broker(tmp_path: Path, some: Posts) -> Iterator[PrivateRedis]:
-    try:
-        redis = PrivateRedis(tmp_path)
-    except FileNotFoundError:
-        missing("redis-server is missing: apt install redis-server")
-    yield redis
-    redis.kill()
-
-
-@pytest.fixture
-def own(tmp_path: Path, some: Posts, broker: PrivateRedis) -> Iterator[Installation]:
+def own(tmp_path: Path, some: Posts, broker: native.Redis | native.Rabbitmq) -> Iterator[Installation]:
     with started(tmp_path, some, "labels.db") as found:
-        with_broker(found, broker.url)
+        found.use_broker(broker.url)
         yield found
 
 
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"], indirect=True)
 def test_run_is_the_same_when_the_broker_is_killed_and_comes_back_empty(own, broker):
     run = own.label()
     own.start_worker("--pool", "prefork", *BOTH)
     busy(own, run)
     broker.kill()
-    time.sleep(1.5)
+    if isinstance(broker, native.Rabbitmq):
+        shutil.rmtree(broker.data)
     done = own.n_done(run)
     broker.start()
     own.check_same(run)
@@ -286,20 +261,31 @@ def test_run_is_the_same_when_the_broker_is_killed_and_comes_back_empty(own, bro
     forgive_celery(own)
 
 
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+def test_run_is_the_same_when_the_broker_is_killed_and_keeps_its_messages(own, broker):
+    run = own.label()
+    own.start_worker("--pool", "threads", *BOTH)
+    busy(own, run)
+    broker.kill()
+    broker.start()
+    own.check_same(run)
+    forgive_celery(own)
+
+
 def test_run_is_the_same_when_the_broker_sleeps(own, broker):
     run = own.label()
     own.start_worker("--pool", "prefork", *BOTH)
     busy(own, run)
-    broker.process.send_signal(signal.SIGSTOP)
+    broker.signal(signal.SIGSTOP)
     time.sleep(2 * LEASE_S)
     assert own.app.store.workers.all()
-    broker.process.send_signal(signal.SIGCONT)
+    broker.signal(signal.SIGCONT)
     own.check_same(run)
 
 
 def test_a_worker_says_that_the_broker_refuses_it(tmp_path, some, rabbitmq_url):
     with started(tmp_path, some, "labels.db") as installation:
-        with_broker(installation, rabbitmq_url.replace("guest:guest@", "guest:wrong@"))
+        installation.use_broker(rabbitmq_url.replace("guest:guest@", "guest:wrong@"))
         worker = installation.start_worker()
         assert worker.wait(60) == 1
         told = installation.told_by(worker)
@@ -339,9 +325,7 @@ def test_status_tells_who_is_there_and_how_much_waits(installation):
 
 def test_up_keeps_workers_of_the_broker_running_and_they_end_with_it(installation):
     run = installation.label()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = native.free_port()
     command = [sys.executable, "-m", "audience", "up", "--port", str(port), "--workers", "1", "--threads", "1"]
     with installation.log(0).open("wb") as log:
         up = subprocess.Popen(command, env=installation.environment(), cwd=installation.folder, stderr=log)
@@ -358,9 +342,7 @@ def test_up_keeps_workers_of_the_broker_running_and_they_end_with_it(installatio
 def test_flower_lists_our_worker(installation):
     worker = installation.start_worker("--pool", "solo")
     wait_until(lambda: "ready." in installation.told_by(worker), "it is ready")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = native.free_port()
     command = [sys.executable, "-m", "celery", "-A", "audience", "flower", f"--port={port}", "--address=127.0.0.1"]
     environment = installation.environment(FLOWER_UNAUTHENTICATED_API="true")
     flower = subprocess.Popen(command, env=environment, cwd=installation.folder, stderr=subprocess.DEVNULL)

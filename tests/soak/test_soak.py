@@ -4,13 +4,14 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import native
 import pytest
 from faults import KINDS, LEASE_S, Installation, Posts, started, undisturbed
 from server_faults import KINDS as SERVERS
-from server_faults import Pair, Server, cut_off, folder_of, pair_of, served
+from server_faults import Pair, cut_off, folder_of, pair_of, served
 
 from audience.store.states import FINAL
 
@@ -68,9 +69,34 @@ def test_run_is_the_same_whatever_happens_to_servers_and_workers(tmp_path, pair,
         installation.check_same(run)
 
 
-def disturb_server(server: Server, chosen: random.Random) -> None:
+@pytest.mark.parametrize("seed", range(3000, 3000 + ROUNDS))
+def test_run_is_the_same_whatever_happens_to_broker_and_workers(tmp_path, many, seed):
+    chosen = random.Random(seed)
+    broker = native.Redis(tmp_path / "broker")
+    broker.start()
+    with started(tmp_path, many, "labels.db") as installation:
+        installation.use_broker(broker.url)
+        run = installation.label()
+        pools = [chosen.choice(("prefork", "threads", "gevent")) for _ in range(2)]
+        for pool in pools:
+            installation.start_worker("--pool", pool, "--concurrency", "2")
+        installation.wait_for_partitions(run, 1)
+        for _ in range(3):
+            time.sleep(chosen.uniform(0.0, 0.7))
+            disturb_server(broker, chosen, ("kill", "sleep"))
+            if chosen.random() < 0.5:
+                installation.kill(chosen.choice(installation.alive()))
+                installation.start_worker("--pool", chosen.choice(pools), "--concurrency", "2")
+        installation.check_same(run)
+        installation.kill(*installation.alive())
+    broker.kill()
+
+
+def disturb_server(
+    server: native.Process, chosen: random.Random, ways: Sequence[str] = ("kill", "cut", "sleep")
+) -> None:
     """Kills it and starts it again, cuts its connections, or lets it sleep."""
-    what = chosen.choice(("kill", "cut", "sleep"))
+    what = chosen.choice(ways)
     if what == "kill":
         server.kill()
         time.sleep(chosen.uniform(0.0, 1.0))
