@@ -320,6 +320,12 @@ class Installation:
             head = f"--- worker {number}, pid {worker.pid}, status {worker.returncode}"
             sys.stdout.write("\n".join([head, *lines[-30:], ""]))
 
+    def forgive_celery(self) -> None:
+        """It tells with a traceback of a child or a connection that is lost."""
+        for number in range(len(self.workers)):
+            lines = self.log(number).read_text("utf-8", "replace").splitlines()
+            self.log(number).write_text("\n".join(line for line in lines if "audience." in line))
+
     def crashes(self) -> list[str]:
         """What the workers did not expect."""
         logs = [self.log(number).read_text("utf-8", "replace") for number in range(len(self.workers))]

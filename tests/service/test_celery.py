@@ -132,7 +132,7 @@ def test_run_is_the_same_when_a_child_is_killed(installation):
     os.kill(child, signal.SIGKILL)
     installation.check_same(run)
     wait_until(lambda: "WorkerLostError" in installation.told_by(worker), "Celery tells that a child is lost")
-    forgive_celery(installation)
+    installation.forgive_celery()
 
 
 def test_run_is_the_same_when_a_worker_sleeps_beyond_its_lease(installation):
@@ -258,7 +258,7 @@ def test_run_is_the_same_when_the_broker_is_killed_and_comes_back_empty(own, bro
     broker.start()
     own.check_same(run)
     assert done < 25
-    forgive_celery(own)
+    own.forgive_celery()
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
@@ -269,7 +269,7 @@ def test_run_is_the_same_when_the_broker_is_killed_and_keeps_its_messages(own, b
     broker.kill()
     broker.start()
     own.check_same(run)
-    forgive_celery(own)
+    own.forgive_celery()
 
 
 def test_run_is_the_same_when_the_broker_sleeps(own, broker):
@@ -292,14 +292,6 @@ def test_a_worker_says_that_the_broker_refuses_it(tmp_path, some, rabbitmq_url):
     assert "the broker refuses us" in told
     assert "Traceback" not in told
     assert "wrong" not in told
-
-
-def forgive_celery(installation: Installation) -> None:
-    """It tells with a traceback of a child or a connection that is lost."""
-    for number in range(len(installation.workers)):
-        log = installation.log(number)
-        lines = log.read_text().splitlines()
-        log.write_text("\n".join(line for line in lines if "audience." in line))
 
 
 # for those who run it

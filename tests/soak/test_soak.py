@@ -89,6 +89,7 @@ def test_run_is_the_same_whatever_happens_to_broker_and_workers(tmp_path, many, 
                 installation.start_worker("--pool", chosen.choice(pools), "--concurrency", "2")
         installation.check_same(run)
         installation.kill(*installation.alive())
+        installation.forgive_celery()
     broker.kill()
 
 
