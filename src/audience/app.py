@@ -115,7 +115,7 @@ class App:
         """Where the settings keep publications, with its password: never shown."""
         if url := self.settings.resolved_publication_url:
             return url
-        raise BadInput("no target is named: say where it is to be kept, or set AUDIENCE_PUBLICATION_URL")
+        raise BadInput("say where the new publication is to be kept (target), or set AUDIENCE_PUBLICATION_URL")
 
     def open_source(self, spec: SourceSpec) -> Source:
         return tables.open_source(spec, self.secrets.joined(spec.url, spec.secret))

@@ -286,8 +286,9 @@ def audience(tmp_path):
 def test_a_user_previews_publishes_looks_and_rolls_back(audience, label, tmp_path):
     label(("c1", "amy", "爸"))
     first = ("publish", "moods", "--run", "last", "--target", "published.db", "--index", "board=forum,blog")
-    assert "no publication 'moods'" in audience("publish", "moods", "--run", "last", "--yes", status=1)
+    assert "AUDIENCE_PUBLICATION_URL" in audience("publish", "moods", "--run", "last", "--yes", status=1)
     assert "--yes" in audience(*first, status=1)
+    assert "/male" in audience("publish", "moods", "--run", "last", "--target", "elsewhere.db", "--preview")
     assert "/male" in audience(*first, "--preview")
     assert "version 1" in audience("publish", "moods", "--run", "last", "--yes")
     label(("c1", "amy", "媽"))

@@ -58,16 +58,25 @@ def publish(
 
 
 def _present_version(app: App, name: str, target: str | None, spec: PublicationSpec) -> int:
-    """Of a publication that is made like this, if there is none yet."""
+    """Of a publication that is made like this if there is none yet, or only one that never had a version."""
     try:
         record = app.store.publications.get(name)
     except NotFound:
-        target = target or app.default_publication_target()
-        app.add_publication(name, spec.model_copy(update={"target": target}), LOCAL)
+        _add(app, name, target, spec)
         return 0
     if target is not None and not app.is_target(record["spec"]["target"], target):
-        raise BadInput(f"{name!r} is kept in {record['spec']['target']}: leave --target out, or choose another name")
+        if record["version"]:
+            raise BadInput(
+                f"{name!r} is kept in {record['spec']['target']}: leave --target out, or choose another name"
+            )
+        app.delete_publication(name, LOCAL)
+        _add(app, name, target, spec)
     return int(record["version"])
+
+
+def _add(app: App, name: str, target: str | None, spec: PublicationSpec) -> None:
+    spec = spec.model_copy(update={"target": target or app.default_publication_target()})
+    app.add_publication(name, spec, LOCAL)
 
 
 def _carried_out(app: App, begun: dict[str, Any], *, hidden: bool) -> list[dict[str, Any]]:
