@@ -15,8 +15,8 @@ help: ## what there is to make
 demo: $(VENV)/installed ## label bundled reviews and comments, in under a minute
 	@AUDIENCE_HOME=demo/home $(BIN)/audience demo --folder demo
 
-test: $(VENV)/installed-dev ## all tests
-	$(BIN)/python -m pytest
+test: $(VENV)/installed-dev ## all tests, two files at a time
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 SOAK ?= 50
 
