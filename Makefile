@@ -42,7 +42,7 @@ bench: $(VENV)/installed-bench ## speed and memory side by side with the row-wis
 	$(BIN)/python benchmarks/service.py
 	$(BIN)/python benchmarks/databases.py
 
-bench-large: $(VENV)/installed-bench ## memory on ten million rows
+bench-large: $(VENV)/installed-bench ## memory on ten and twenty million rows
 	$(BIN)/python benchmarks/bench.py --large
 	$(BIN)/python benchmarks/databases.py --large
 

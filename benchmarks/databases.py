@@ -45,7 +45,8 @@ MARIADB = Mariadb(bench.DATA / "server", "--innodb-buffer-pool-size=2G", "--loca
 MYSQL_URL = MARIADB.url(DATABASE)
 POSTGRES_URL = f"{POSTGRES.rpartition('/')[0]}/{DATABASE}"
 PART_ROWS = 100_000
-LARGE_ROWS = 20_000_000
+TIMES = 10
+"""So many times as many rows has the large table."""
 LOAD_ROWS = 250_000
 TYPES = {
     "id": "VARCHAR(40) NOT NULL",
@@ -68,11 +69,16 @@ Measured = dict[str, float]
 # the tables
 
 
+def make_databases() -> None:
+    MARIADB.execute(f"CREATE DATABASE IF NOT EXISTS {DATABASE} CHARACTER SET utf8mb4")
+    with PostgresServer.at(POSTGRES).session() as pg, contextlib.suppress(Exception):
+        pg.execute(f"CREATE DATABASE {DATABASE}")
+
+
 def make_tables(folder: Path, n_rows: int) -> str:
     """The same posts in both databases, with a key and an index on time; the table's name."""
     table = f"posts_{n_rows}"
     columns = ", ".join(f"{name} {kind}" for name, kind in TYPES.items())
-    MARIADB.execute(f"CREATE DATABASE IF NOT EXISTS {DATABASE} CHARACTER SET utf8mb4")
     with MysqlServer.at(MYSQL_URL).session(local_infile=True) as db:
         cursor = db.cursor()
         if not cursor.execute("SHOW TABLES LIKE %s", (table,)):
@@ -82,8 +88,6 @@ def make_tables(folder: Path, n_rows: int) -> str:
                 cursor.execute(f"LOAD DATA LOCAL INFILE '{part}' INTO TABLE loading CHARACTER SET utf8mb4")
             cursor.execute("ANALYZE TABLE loading")
             cursor.execute(f"RENAME TABLE loading TO {table}")
-    with PostgresServer.at(POSTGRES).session() as pg, contextlib.suppress(Exception):
-        pg.execute(f"CREATE DATABASE {DATABASE}")
     with PostgresServer.at(POSTGRES_URL).session() as pg:
         if pg.execute("SELECT to_regclass(%s)", (table,)).fetchone()[0] is None:
             pg.execute(f"CREATE TABLE loading ({columns}, post_time TIMESTAMP NOT NULL)")
@@ -95,6 +99,28 @@ def make_tables(folder: Path, n_rows: int) -> str:
             pg.execute("VACUUM ANALYZE loading")
             pg.execute(f"ALTER TABLE loading RENAME TO {table}")
     return table
+
+
+def multiply(table: str) -> str:
+    """A table with the same posts ten times, under ids of their own, made by the servers; its name."""
+    large, columns = f"{table}_{TIMES}_times", ", ".join([*list(TYPES)[1:], "post_time"])
+    copies = [
+        f"INSERT INTO loading (id, {columns}) SELECT concat('{n}_', id), {columns} FROM {table} ORDER BY id"
+        for n in range(TIMES)
+    ]
+    with MysqlServer.at(MYSQL_URL).session() as db:
+        cursor = db.cursor()
+        if not cursor.execute("SHOW TABLES LIKE %s", (large,)):
+            for sql in (f"CREATE TABLE loading LIKE {table}", *copies, "ANALYZE TABLE loading"):
+                cursor.execute(sql)
+            cursor.execute(f"RENAME TABLE loading TO {large}")
+    with PostgresServer.at(POSTGRES_URL).session() as pg:
+        if pg.execute("SELECT to_regclass(%s)", (large,)).fetchone()[0] is None:
+            keys = ("ALTER TABLE loading ADD PRIMARY KEY (id)", "CREATE INDEX ON loading (post_time, id)")
+            for sql in (f"CREATE TABLE loading (LIKE {table})", *copies, *keys, "VACUUM ANALYZE loading"):
+                pg.execute(sql)
+            pg.execute(f"ALTER TABLE loading RENAME TO {large}")
+    return large
 
 
 def parts(folder: Path) -> Iterator[Path]:
@@ -290,7 +316,11 @@ def sqlalchemy_url() -> str:
 def measure(n_rows: int, runs: int, *, large: bool) -> list[str]:
     """A line each, everything in turn."""
     folder = bench.make_data(n_rows)
+    make_databases()
+    clean_up()
     table = make_tables(folder, n_rows)
+    if large:
+        table, n_rows = multiply(table), TIMES * n_rows
     todo: dict[tuple[str, str], Any] = {("row-wise baseline", "MariaDB"): lambda: baseline(folder, table)}
     for what, kind, url, rules in CASES:
         field = rules.partition("=")[0]
@@ -337,14 +367,13 @@ def table_of(found: dict[tuple[str, str], list[Measured]], n_rows: int) -> list[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2_000_000)
-    parser.add_argument("--large", action="store_true", help=f"{LARGE_ROWS:,} rows, once")
+    parser.add_argument("--large", action="store_true", help=f"{TIMES} times as many rows, once")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--no-write", action="store_true", help="print the table only")
     given = parser.parse_args()
-    n_rows, runs = (LARGE_ROWS, 1) if given.large else (given.rows, given.runs)
     MARIADB.start()
     try:
-        lines = measure(n_rows, runs, large=given.large)
+        lines = measure(given.rows, 1 if given.large else given.runs, large=given.large)
     finally:
         MARIADB.end()
     print("\n".join(lines))
