@@ -101,13 +101,13 @@ class Loader:
     def _load(self, table: str, frame: pl.DataFrame) -> bool:
         """False: LOAD DATA LOCAL is forbidden here. It goes on past rows that it must bend or drop: an error here."""
         fixed = {name: frame[name][0] for name in FIXED if name in frame.columns and frame[name].n_unique() == 1}
-        settings = ", ".join(f"{quoted(name)} = {self.connection.literal(value)}" for name, value in fixed.items())
+        settings = self._settings(fixed)
         frame = frame.drop(*fixed)
         # no backslash, so that the mode of the session does not matter
         sql = (
             f"LOAD DATA LOCAL INFILE '{STREAM}' INTO TABLE {quoted(table)} CHARACTER SET utf8mb4 "
             "FIELDS TERMINATED BY ',' OPTIONALLY ENCLOSED BY '\"' ESCAPED BY '' LINES TERMINATED BY X'0A' "
-            f"({', '.join(quoted(name) for name in frame.columns)})" + (f" SET {settings}" if settings else "")
+            f"({', '.join(quoted(name) for name in frame.columns)}){settings}"
         )
         try:
             n_rows, n_warnings = self.connection.load(sql, as_csv(frame))
@@ -118,6 +118,13 @@ class Loader:
         if n_rows != len(frame) or n_warnings:
             raise self._refusal(table, frame)
         return True
+
+    def _settings(self, fixed: dict[str, Any]) -> str:
+        if not fixed:
+            return ""
+        with self.connection.cursor() as cursor:
+            said: str = cursor.mogrify(", ".join(f"{quoted(name)} = %s" for name in fixed), tuple(fixed.values()))
+        return f" SET {said}"
 
     def _refusal(self, table: str, frame: pl.DataFrame) -> BadInput:
         with self.connection.cursor() as cursor:
