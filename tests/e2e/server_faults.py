@@ -72,8 +72,9 @@ def fill(server: Server, rows: sqlite3.Cursor) -> None:
 def folder_of(factory: pytest.TempPathFactory, name: str) -> Path:
     """One that the user of a server may look into."""
     folder = factory.mktemp(name)
-    for each in (folder, *list(folder.parents)[:2]):
-        each.chmod(0o755)
+    for each in (folder, *folder.parents):
+        if each.stat().st_mode & 0o777 == 0o700:
+            each.chmod(0o755)
     return folder
 
 
