@@ -4,6 +4,7 @@ off and filled up."""
 import contextlib
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,9 +72,9 @@ def fill(server: Server, rows: sqlite3.Cursor) -> None:
 
 def folder_of(factory: pytest.TempPathFactory, name: str) -> Path:
     """One that the user of a server may look into."""
-    folder = factory.mktemp(name)
+    folder, everybodys = factory.mktemp(name), Path(tempfile.gettempdir())
     for each in (folder, *folder.parents):
-        if each.stat().st_mode & 0o777 == 0o700:
+        if everybodys in each.parents:
             each.chmod(0o755)
     return folder
 
