@@ -23,6 +23,7 @@ from audience.store.queues import Share, shares
 
 BACKLOG = 128
 STREAMS_END_S = 5
+LOOK_S = 0.5
 
 workers = typer.Typer()
 
@@ -128,7 +129,8 @@ def worker(
         end_with_parent()
     working = app.worker(threads, queues=names)
     working.start()
-    stop.wait()
+    while not stop.wait(LOOK_S):  # a signal that another thread was given wakes nobody
+        pass
     working.stop()
 
 
