@@ -1,6 +1,7 @@
 """The peak memory of a piece of work in this process, and how it was measured."""
 
 import contextlib
+import ctypes
 import threading
 import time
 from collections.abc import Iterator
@@ -47,6 +48,7 @@ class MemoryWatch:
                 self._watched.discard(peak)
                 if peak.how == EXACT:
                     peak.mb = _status_mb("VmHWM")
+            _give_back()
 
     def _begin(self, peak: Peak) -> None:
         with self._lock:
@@ -70,6 +72,13 @@ class MemoryWatch:
                     self._wake.clear()
             self._wake.wait()
             time.sleep(INTERVAL_S)
+
+
+def _give_back() -> None:
+    """What was freed goes back to the system. glibc keeps it otherwise, apart for every thread that ever asked for
+    memory, and drivers start new ones for every query."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another system, or another library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _reset_peak() -> bool:
