@@ -45,6 +45,7 @@ class RuleModel:
         self.inputs = pa.schema([(field, pa.large_string()) for field in rules.used_fields])
         self._labels = rules.labels_in_order
         self._patterns = [(n, pattern) for n, rule in enumerate(rules.rules) for pattern in rule.patterns]
+        self._kinds = pl.Series([pattern.kind for _, pattern in self._patterns], dtype=pl.String)
         self._clauses = self._clause_table()
         self._rules = self._rule_table()
         self._fields = [self._matchers(field) for field in rules.used_fields]
@@ -180,14 +181,13 @@ class RuleModel:
             .sort("entry", "rank", "start", "end", "rule", "field")
         )
         told = told.filter(pl.Series(place_in_run(told["entry"].to_numpy()) < EVIDENCE_PER_LABEL))
-        kinds = pl.Series([p.kind for _, p in self._patterns], dtype=pl.String)
         fields = pl.Series([m.field for m in self._fields], dtype=pl.String)
         return told.select(
             "entry",
             pl.Series("label", self._labels, dtype=pl.String).gather(told["label"]).alias("label"),
             (pl.col("rule") + 1).cast(pl.Int32).alias("rule"),
             fields.gather(told["field"]).alias("field"),
-            kinds.gather(told["pattern"]).alias("match"),
+            self._kinds.gather(told["pattern"]).alias("match"),
             self._matched_texts(told, batch).alias("text"),
             "start",
             "end",

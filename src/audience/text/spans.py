@@ -40,6 +40,8 @@ def code_point_offsets(texts: pl.Series | Lowered, rows: Ints, byte_offsets: Int
 
 def _slices(sizes: Ints) -> list[tuple[int, int]]:
     """Runs of texts that together stay below the limit, or are one longer text alone."""
+    if sizes.sum() <= TEXT_BYTES_AT_ONCE:
+        return [(0, len(sizes))]
     limits, held = [0], 0
     for row in range(len(sizes)):
         held += int(sizes[row])
