@@ -52,7 +52,7 @@ constraints: $(VENV)/installed-dev ## lock the newest versions again
 		--no-emit-index-url --no-header --no-annotate --upgrade --quiet --output-file $(CONSTRAINTS)
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) demo benchmarks/data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) demo benchmarks/data benchmarks/others .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(VENV)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -73,6 +73,9 @@ $(VENV)/installed-dev: $(VENV)/installed
 	@touch $@
 
 $(VENV)/installed-bench: $(VENV)/installed
-	@$(PIP) install --constraint $(CONSTRAINTS) --editable ".[all]" --group bench
-	@$(PIP) install --no-deps snorkel==0.10.0  # its applier alone: what it asks for beside would be gigabytes
+	@$(PIP) install --constraint $(CONSTRAINTS) --editable ".[all]"
+	@# apart from ours: Arrow imports pandas wherever it finds it, 50 MB in every process
+	@$(PIP) install --constraint $(CONSTRAINTS) --target benchmarks/others --upgrade --group bench
+	@# its applier alone: what it asks for beside would be gigabytes
+	@$(PIP) install --target benchmarks/others --upgrade --no-deps snorkel==0.10.0
 	@touch $@

@@ -36,7 +36,8 @@ LARGE_ROWS = 10_000_000
 ROW_GROUP_ROWS = 122_880
 GROUPS = {"WH_F0045": "fbfans", "WH_F0116": "forum", "WH_F0001": "Ptt"}
 
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE)]
+sys.path += [str(HERE / "others")]
 import rowwise  # noqa: E402
 
 
@@ -171,7 +172,7 @@ def measure(n_rows: int, runs: int) -> list[str]:
     for (what, source, target, _), all_runs in found.items():
         kinds = " -> ".join("SQLite" if name.endswith(".db") else "Parquet" for name in (source, target))
         middle = {key: statistics.median(run[key] for run in all_runs) for key in all_runs[0]}
-        ratio = f"{middle['rate'] / base:,.0f}" if "keywords" in what else ""
+        ratio = f"{middle['rate'] / base:,.0f}"
         lines.append(
             f"| {what} | {kinds} | {middle['rows']:,.0f} | {middle['results']:,.0f} | {middle['rate']:,.0f} | {ratio} "
             f"| {middle['whole']:,.0f} | {max(run['peak'] for run in all_runs):,.0f} MB |"

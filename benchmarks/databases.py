@@ -2,9 +2,9 @@
 
     python benchmarks/databases.py [--rows N] [--large] [--runs N] [--no-write]
 
-MariaDB is started anew, with its data in benchmarks/data and 2 GB of memory for them: mariadbd and mariadb-install-db
-must be installed. PostgreSQL is the one at AUDIENCE_TEST_POSTGRES, by default on this machine without a password. The
-posts are kept in databases `audience_bench` for the next time.
+Both servers are started anew, with their data in benchmarks/data and 2 GB of memory for them each: mariadbd,
+mariadb-install-db and Debian's postgresql must be installed. The posts are kept in databases `audience_bench` for the
+next time.
 """
 
 import argparse
@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import bench
-import pandas as pd
 import polars as pl
 import rowwise
 import sqlalchemy as sa
@@ -37,13 +36,12 @@ from audience.tables.postgres_server import PostgresServer
 from audience.tables.registry import open_source
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "deploy"))
-from native import Mariadb
+from native import Mariadb, Postgres
 
-POSTGRES = os.environ.get("AUDIENCE_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres")
 DATABASE = "audience_bench"
 MARIADB = Mariadb(bench.DATA / "server", "--innodb-buffer-pool-size=2G", "--local-infile=1")
-MYSQL_URL = MARIADB.url(DATABASE)
-POSTGRES_URL = f"{POSTGRES.rpartition('/')[0]}/{DATABASE}"
+POSTGRES = Postgres(bench.DATA / "server", "-c", "shared_buffers=2GB", "-c", "fsync=on")
+MYSQL_URL, POSTGRES_URL = MARIADB.url(DATABASE), POSTGRES.url(DATABASE)
 PART_ROWS = 100_000
 TIMES = 10
 """So many times as many rows has the large table."""
@@ -71,8 +69,9 @@ Measured = dict[str, float]
 
 def make_databases() -> None:
     MARIADB.execute(f"CREATE DATABASE IF NOT EXISTS {DATABASE} CHARACTER SET utf8mb4")
-    with PostgresServer.at(POSTGRES).session() as pg, contextlib.suppress(Exception):
-        pg.execute(f"CREATE DATABASE {DATABASE}")
+    with PostgresServer.at(POSTGRES.url("postgres")).session() as pg:
+        if not pg.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone():
+            pg.execute(f"CREATE DATABASE {DATABASE}")
 
 
 def make_tables(folder: Path, n_rows: int) -> str:
@@ -249,6 +248,7 @@ def _read_postgres(sql: str) -> int:
 
 def snorkel(folder: Path, table: str) -> Measured:
     """Snorkel's applier for pandas: a labeling function for each label, with the trees of the baseline."""
+    import pandas as pd
     from snorkel.labeling import LabelingFunction, PandasLFApplier
 
     models = _trees(folder)
@@ -353,7 +353,7 @@ def table_of(found: dict[tuple[str, str], list[Measured]], n_rows: int) -> list[
     for (what, kind), m in middle.items():
         on_part = "rows" not in m and "reading" not in what
         rows = PART_ROWS if on_part else m.get("rows", n_rows)
-        ratio = "" if "regexes" in what else f"{m['rate'] / base:,.{0 if m['rate'] > 10 * base else 1}f}"
+        ratio = f"{m['rate'] / base:,.{0 if m['rate'] > 10 * base else 1}f}"
         rest = (
             (f"{m['whole']:,.0f}", f"{max(r['peak'] for r in found[what, kind]):,.0f} MB") if "whole" in m else ("", "")
         )
@@ -371,11 +371,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--no-write", action="store_true", help="print the table only")
     given = parser.parse_args()
-    MARIADB.start()
-    try:
+    with contextlib.ExitStack() as servers:
+        for server in (MARIADB, POSTGRES):
+            servers.callback(server.end)
+            server.start()
         lines = measure(given.rows, 1 if given.large else given.runs, large=given.large)
-    finally:
-        MARIADB.end()
     print("\n".join(lines))
     if not given.no_write:
         bench.write(lines, "databases-large" if given.large else "databases")
