@@ -72,8 +72,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 	@$(PIP) install --constraint $(CONSTRAINTS) --editable ".[all]" --group dev
 	@touch $@
 
-$(VENV)/installed-bench: $(VENV)/installed
-	@$(PIP) install --constraint $(CONSTRAINTS) --editable ".[all]"
+$(VENV)/installed-bench: $(VENV)/installed-dev
 	@# apart from ours: Arrow imports pandas wherever it finds it, 50 MB in every process
 	@$(PIP) install --constraint $(CONSTRAINTS) --target benchmarks/others --upgrade --group bench
 	@# its applier alone: what it asks for beside would be gigabytes

@@ -167,10 +167,10 @@ def label(folder: Path, table: str, url: str, rules: str, workers: int = 0) -> M
             sys.exit(done.stderr.decode())
         run = json.loads(done.stdout)
         app = App(Settings(home=home))
-        while app.run(run["id"])["state"] not in ("done", "failed"):
+        while app.runs.get(run["id"])["state"] not in ("done", "failed"):
             time.sleep(0.1)
         whole = time.perf_counter() - started
-    run = app.run(run["id"])
+    run = app.runs.get(run["id"])
     if run["state"] != "done":
         sys.exit(run["error"])
     report = run["tasks"][0]["report"]

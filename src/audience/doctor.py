@@ -35,7 +35,7 @@ def examine(settings: Settings, sources: Sequence[str] = (), targets: Sequence[s
         advice = "is it running, and is AUDIENCE_BROKER_URL right? Runs wait until it is"
         yield from judged("broker", advice, lambda: [_check_broker(settings)])
     yield _check_workers(app)
-    for reference in sources or [record["name"] for record in app.sources()]:
+    for reference in sources or [record["name"] for record in app.sources.all()]:
         advice = "mend it, or save it anew with `audience source add`"
         yield from judged(f"source {without_password(reference)}", advice, partial(_check_source, app, reference))
     for shown, url in _targets(app, targets):
@@ -83,7 +83,7 @@ def _check_workers(app: App) -> Finding:
 
 
 def _check_source(app: App, reference: str) -> list[Finding]:
-    source = app.open_source(app.source_spec(reference))
+    source = app.places.source(app.sources.spec(reference))
     return [Finding(f"source {without_password(reference)}", "ok", f"roles: {', '.join(source.roles)}")]
 
 
@@ -94,5 +94,5 @@ def _targets(app: App, named: Sequence[str]) -> Iterator[tuple[str, str]]:
     for run in () if named else app.store.runs.page(RECENT_RUNS):
         spec = RunSpec.model_validate(run["spec"])
         if spec.target not in found:
-            found[spec.target] = app.secrets.joined(spec.target, spec.target_secret)
+            found[spec.target] = app.places.secrets.joined(spec.target, spec.target_secret)
     yield from found.items()

@@ -40,18 +40,18 @@ def api_schema(tmp_path_factory: pytest.TempPathFactory):
     files.mkdir()
     (files / "posts.csv").write_text("id,author,content\n1,a,x\n2,b,y\n")
     app = App(Settings(home=folder / "home", files_roots=(files,), allowed_hosts=("*",)))
-    spec = app.new_source(str(files / "posts.csv"))
-    app.add_source("posts", spec, LOCAL)
+    spec = app.sources.new(str(files / "posts.csv"))
+    app.sources.add("posts", spec, LOCAL)
     rules = folder / "rules.csv"
     rules.write_text("label,content\na,x\n")
-    model, _ = app.add_model("rules", Path(rules), LOCAL)
+    model, _ = app.models.add("rules", Path(rules), LOCAL)
     for target in ("labels.db", "labels"):
-        run = app.create_run(
+        run = app.runs.create(
             [TaskSpec(name="posts", source=spec)], RunSpec(models=(model,), target=str(files / target)), LOCAL
         )
         app.work_on(run)
-    app.add_publication("posts", PublicationSpec(target=str(files / "published.db")), LOCAL)
-    app.carry_out_publishing(app.begin_publishing("posts", [run], LOCAL))
+    app.publications.add("posts", PublicationSpec(target=str(files / "published.db")), LOCAL)
+    app.publications.carry_out(app.publications.begin("posts", [run], LOCAL))
     known = {"run_id": run, "name": "posts", "model": "rules"}
     schema = schemathesis.openapi.from_asgi("/openapi.json", create_api(app))
 

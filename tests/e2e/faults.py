@@ -123,13 +123,13 @@ class Installation:
         self.workers: list[subprocess.Popen[bytes]] = []
         path = folder / "gender.csv"
         path.write_text(rules, "utf-8")
-        self.model = self.app.add_model("gender", path, LOCAL, fields=("author", "content"))[0]
+        self.model = self.app.models.add("gender", path, LOCAL, fields=("author", "content"))[0]
 
     # runs
 
     def label(self, source: Path | None = None, delay_s: float = 0.0) -> str:
         """A run that is left to the workers, as `audience label --detach` makes one; its id."""
-        task = TaskSpec(name="posts", source=self.app.source_spec(str(source or self.source)))
+        task = TaskSpec(name="posts", source=self.app.sources.spec(str(source or self.source)))
         spec = RunSpec(
             models=(self.model,),
             target=str(self.target),
@@ -137,7 +137,7 @@ class Installation:
             partition_rows=PARTITION_ROWS,
             production_delay_s=delay_s,
         )
-        return self.app.create_run([task], spec, LOCAL)
+        return self.app.runs.create([task], spec, LOCAL)
 
     def state(self, run: str) -> str:
         try:
@@ -146,7 +146,7 @@ class Installation:
             return "gone"
 
     def task(self, run: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.app.run(run)["tasks"][0]
+        found: dict[str, Any] = self.app.runs.get(run)["tasks"][0]
         return found
 
     def n_done(self, run: str) -> int:
@@ -170,7 +170,7 @@ class Installation:
     def kept(self, run: str) -> dict[int, str]:
         """partition -> its mark in the target, which tells how long it took: written again, it differs."""
         task = self.task(run)
-        target = self.app.target_of(RunSpec.model_validate(self.app.run(run)["spec"]))
+        target = self.app.places.target(RunSpec.model_validate(self.app.runs.get(run)["spec"]))
         marks = target.marks(task["id"], authors=False) if task["touched"] else ()
         return {mark.partition: mark.statistics for mark in marks}
 
@@ -185,7 +185,7 @@ class Installation:
 
     def digest(self, run: str, *, production: bool = False) -> str:
         """SHA-256 of what `audience export --sort` prints."""
-        rows = self.app.exported(run, production=production, comparable=True)
+        rows = self.app.runs.exported(run, production=production, comparable=True)
         digest = hashlib.sha256()
         for piece in encoded(rows, "jsonl"):
             digest.update(piece)
@@ -194,7 +194,7 @@ class Installation:
     def check_same(self, run: str) -> None:
         """The run comes to its end, and to the same as an undisturbed one."""
         self.wait_for(run, *FINAL)
-        assert self.app.run(run)["error"] is None
+        assert self.app.runs.get(run)["error"] is None
         assert self.fingerprint(run) == self.posts.undisturbed
 
     def nothing_is_left(self) -> bool:

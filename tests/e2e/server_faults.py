@@ -39,8 +39,8 @@ class Served(Installation):
         target.execute(f"CREATE DATABASE {self.database}")
         self.target: Any = target.url(self.database)
         self.source: Any = "posts"
-        spec = self.app.new_source(source.url("posts"), table="posts")
-        self.app.add_source("posts", spec, LOCAL)
+        spec = self.app.sources.new(source.url("posts"), table="posts")
+        self.app.sources.add("posts", spec, LOCAL)
 
 
 def installed(*programs: str) -> None:

@@ -240,7 +240,7 @@ def test_run_fails_with_a_reason_when_a_column_vanished_before_it_begins(install
     installation.start_worker()
     installation.wait_for(run, *FINAL)
     assert installation.state(run) == "failed"
-    assert "author" in installation.app.run(run)["error"]
+    assert "author" in installation.app.runs.get(run)["error"]
     rename_column(installation.source, "writer", "author")
     resume_and_check(installation, run)
 
@@ -251,7 +251,7 @@ def rename_column(source: Path, name: str, to: str) -> None:
 
 
 def check_failed(installation: Installation, run: str, reason: str) -> None:
-    found = installation.app.run(run)
+    found = installation.app.runs.get(run)
     assert found["state"] == "failed"
     assert reason in found["error"]
     assert len(installation.kept(run)) >= 3
@@ -261,7 +261,7 @@ def check_failed(installation: Installation, run: str, reason: str) -> None:
 def resume_and_check(installation: Installation, run: str) -> None:
     """What was finished is not done again."""
     kept = installation.kept(run)
-    installation.app.resume_run(run, LOCAL)
+    installation.app.runs.resume(run, LOCAL)
     installation.check_same(run)
     now = installation.kept(run)
     assert {partition: now[partition] for partition in kept} == kept
@@ -285,7 +285,7 @@ def reach(installation: Installation, run: str, phase: str, chosen: random.Rando
 def test_aborted_run_keeps_what_is_finished_and_is_resumed(installation, phase):
     run = installation.label(delay_s=DELAY_S)
     reach(installation, run, phase, random.Random(phase))
-    installation.app.abort_run(run, LOCAL)
+    installation.app.runs.abort(run, LOCAL)
     installation.wait_for(run, "aborted")
     check_aborted(installation, run)
     resume_and_check(installation, run)
@@ -298,7 +298,7 @@ def test_run_that_was_aborted_while_no_worker_lived_is_aborted_by_the_next_one(i
         reach(installation, run, phase, random.Random(phase))
         installation.kill(*installation.alive())
     finished = installation.kept(run)
-    installation.app.abort_run(run, LOCAL)
+    installation.app.runs.abort(run, LOCAL)
     assert installation.state(run) == "aborting"
     installation.start_worker()
     installation.wait_for(run, "aborted")
@@ -318,7 +318,7 @@ def check_aborted(installation: Installation, run: str) -> None:
 def test_deleted_run_leaves_nothing_behind(installation, phase):
     run = installation.label(delay_s=DELAY_S)
     reach(installation, run, phase, random.Random(phase))
-    installation.app.delete_run(run, LOCAL)
+    installation.app.runs.delete(run, LOCAL)
     installation.wait_for(run, "gone")
     installation.end(*installation.alive())
     assert installation.nothing_is_left()
@@ -330,8 +330,10 @@ def test_run_is_deleted_as_soon_as_its_target_is_back(installation):
     installation.app.work_on(run)
     away = installation.target.rename(installation.folder / "away")
     installation.start_worker()
-    installation.app.delete_run(run, LOCAL)
-    wait_until(lambda: "bring it back" in (installation.app.run(run)["waiting_for"] or ""), "it waits, and says so")
+    installation.app.runs.delete(run, LOCAL)
+    wait_until(
+        lambda: "bring it back" in (installation.app.runs.get(run)["waiting_for"] or ""), "it waits, and says so"
+    )
     assert installation.state(run) == "deleting"
     away.rename(installation.target)
     installation.wait_for(run, "gone")

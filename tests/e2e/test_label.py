@@ -32,10 +32,10 @@ def post(i: int, author: str | None = "x", channel: str = "c1", content: str = "
 def label(
     app: App, source: Path, target: Path, *models: str, tasks: list[TaskSpec] | None = None, **spec: object
 ) -> dict:
-    tasks = tasks or [TaskSpec(name="posts", source=app.source_spec(str(source)))]
-    run_id = app.create_run(tasks, RunSpec(models=models, target=str(target), **spec), LOCAL)
+    tasks = tasks or [TaskSpec(name="posts", source=app.sources.spec(str(source)))]
+    run_id = app.runs.create(tasks, RunSpec(models=models, target=str(target), **spec), LOCAL)
     app.work_on(run_id)
-    return app.run(run_id)
+    return app.runs.get(run_id)
 
 
 def report(run: dict) -> dict:
@@ -50,7 +50,7 @@ def rows(target: Path, table: str, columns: str = "id, panel") -> list[tuple]:
 
 @pytest.fixture
 def gender(app, rules):
-    return app.add_model("gender", rules(GENDER), LOCAL, fields=("author",))[0]
+    return app.models.add("gender", rules(GENDER), LOCAL, fields=("author",))[0]
 
 
 @pytest.fixture
@@ -127,20 +127,20 @@ def test_a_result_row_tells_what_was_matched_and_where(app, table, gender, targe
 
 
 def test_independent_models_each_label_a_row(app, table, gender, rules, target):
-    spam = app.add_model("spam", rules("label,content\nspam,buy\n", "spam.csv"), LOCAL)[0]
+    spam = app.models.add("spam", rules("label,content\nspam,buy\n", "spam.csv"), LOCAL)[0]
     label(app, table([post(1, "媽", content="buy")]), target, gender, spam)
     assert rows(target, "results_all", "model, panel") == [("gender@1", "/female"), ("spam@1", "/spam")]
 
 
 def test_with_first_wins_a_row_keeps_the_label_of_the_first_model_that_has_one(app, table, gender, rules, target):
-    spam = app.add_model("spam", rules("label,content\nspam,buy\n", "spam.csv"), LOCAL)[0]
+    spam = app.models.add("spam", rules("label,content\nspam,buy\n", "spam.csv"), LOCAL)[0]
     posts = table([post(1, "媽", content="buy"), post(2, "x", content="buy"), post(3, "x")])
     label(app, posts, target, gender, spam, first_wins=True)
     assert rows(target, "results_all") == [("p1", "/female"), ("p2", "/spam")]
 
 
 def test_a_null_field_is_no_hit_for_that_model_only(app, table, gender, rules, target):
-    spam = app.add_model("spam", rules("label,content\nspam,buy\n", "spam.csv"), LOCAL)[0]
+    spam = app.models.add("spam", rules("label,content\nspam,buy\n", "spam.csv"), LOCAL)[0]
     label(
         app,
         table([("p1", "c1", None, "buy", "2024-01-01"), ("p2", "c1", "媽", None, "2024-01-01")]),
@@ -152,7 +152,7 @@ def test_a_null_field_is_no_hit_for_that_model_only(app, table, gender, rules, t
 
 
 def test_conflict_groups_and_label_names_are_data(app, table, rules, target):
-    tea = app.add_model("tea", rules("label,content\nblack,紅茶\ngreen,綠茶\n", "t.csv"), LOCAL)[0]
+    tea = app.models.add("tea", rules("label,content\nblack,紅茶\ngreen,綠茶\n", "t.csv"), LOCAL)[0]
     posts = table(
         [
             post(1, "a", content="紅茶"),
@@ -167,13 +167,13 @@ def test_conflict_groups_and_label_names_are_data(app, table, rules, target):
 
 
 def test_the_rate_of_label_never_exceeds_a_hundred(app, table, rules, target):
-    both = app.add_model("both", rules("label,content\na,x\nb,x\n", "b.csv"), LOCAL, labels="all")[0]
+    both = app.models.add("both", rules("label,content\na,x\nb,x\n", "b.csv"), LOCAL, labels="all")[0]
     found = report(label(app, table([post(1, "w", content="x")]), target, both))
     assert (found["groups"]["all"]["production"], found["groups"]["all"]["rate_of_label"]) == (2, 100.0)
 
 
 def test_a_table_without_author_time_or_id_is_labelled_by_row(app, table, rules, target):
-    spam = app.add_model("spam", rules("label,content\nspam,buy\n", "spam.csv"), LOCAL)[0]
+    spam = app.models.add("spam", rules("label,content\nspam,buy\n", "spam.csv"), LOCAL)[0]
     source = table([("buy now",), ("hello",), ("buy!",)], columns=("content",))
     found = report(label(app, source, target, spam))
     assert found["groups"]["all"] | {"seconds": 0} == {
@@ -191,7 +191,7 @@ def test_a_table_without_author_time_or_id_is_labelled_by_row(app, table, rules,
 
 def test_any_column_names_work_with_roles(app, table, gender, target):
     source = table([("1", "媽媽日記", "2024-01-01")], columns=("key", "nick", "at"))
-    spec = app.source_spec(str(source), roles={"id": "key", "author": "nick", "post_time": "at"})
+    spec = app.sources.spec(str(source), roles={"id": "key", "author": "nick", "post_time": "at"})
     label(app, source, target, gender, tasks=[TaskSpec(name="t", source=spec)])
     assert rows(target, "results_all", "id, source_author") == [("1", "媽媽日記")]
 
@@ -204,7 +204,7 @@ def test_a_range_is_half_open(app, table, gender, target):
         day = TaskSpec.model_validate(
             {
                 "name": name,
-                "source": app.source_spec(str(source)),
+                "source": app.sources.spec(str(source)),
                 "start": name,
                 "end": f"2024-01-0{int(name[-1]) + 1}",
             }
@@ -217,18 +217,18 @@ def test_a_range_is_half_open(app, table, gender, target):
 @pytest.mark.parametrize("partition_rows", [1, 7, 1000])
 def test_results_do_not_depend_on_how_the_work_was_cut(tmp_path, table, rules, partition_rows, threads):
     app = App(Settings(home=tmp_path / "h", threads=threads))
-    gender = app.add_model("gender", rules(GENDER), LOCAL, fields=("author",))[0]
+    gender = app.models.add("gender", rules(GENDER), LOCAL, fields=("author",))[0]
     source = table([post(i, f"{'媽爸x'[i % 3]}{i % 11}") for i in range(60)])
     target = tmp_path / "labels.db"
     run = label(app, source, target, gender, partition_rows=partition_rows)
     assert len(rows(target, "results_all")) == 40
     assert report(run)["groups"]["all"]["authors"] == 33
-    assert [r["id"] for r in app.sample(run["id"], 3)] == SAMPLED
+    assert [r["id"] for r in app.runs.sample(run["id"], 3)] == SAMPLED
 
 
 def test_several_sources_make_one_run_with_a_task_each(app, table, gender, target):
     a, b = table([post(1, "媽")], "a.db"), table([post(2, "爸")], "b.db")
-    tasks = [TaskSpec(name=p.stem, source=app.source_spec(str(p))) for p in (a, b)]
+    tasks = [TaskSpec(name=p.stem, source=app.sources.spec(str(p))) for p in (a, b)]
     run = label(app, a, target, gender, tasks=tasks)
     assert [t["report"]["read"] for t in run["tasks"]] == [1, 1]
     assert rows(target, "results_all") == [("p1", "/female"), ("p2", "/male")]
@@ -236,11 +236,11 @@ def test_several_sources_make_one_run_with_a_task_each(app, table, gender, targe
 
 def test_a_failing_source_fails_its_task_and_leaves_the_others(app, table, gender, target):
     good, gone = table([post(1, "媽")], "a.db"), table([post(2, "爸")], "b.db")
-    tasks = [TaskSpec(name=p.stem, source=app.source_spec(str(p))) for p in (gone, good)]
-    run_id = app.create_run(tasks, RunSpec(models=(gender,), target=str(target)), LOCAL)
+    tasks = [TaskSpec(name=p.stem, source=app.sources.spec(str(p))) for p in (gone, good)]
+    run_id = app.runs.create(tasks, RunSpec(models=(gender,), target=str(target)), LOCAL)
     gone.unlink()
     app.work_on(run_id)
-    run = app.run(run_id)
+    run = app.runs.get(run_id)
     assert [t["state"] for t in run["tasks"]] == ["failed", "done"]
     assert run["state"] == "failed"
     assert "no file" in run["error"]
@@ -251,50 +251,50 @@ def test_production_twice_gives_the_same_table(app, table, gender, target):
     source = table([post(i, f"{'媽爸'[i % 2]}{i % 5}") for i in range(40)])
     run = label(app, source, target, gender)
     before = rows(target, "production_all", "*")
-    app.work_on(app.produce(run["id"], LOCAL))
+    app.work_on(app.runs.produce(run["id"], LOCAL))
     assert rows(target, "production_all", "*") == before
-    now, then = (r["tasks"][0]["report"] for r in (app.run(run["id"]), run))
+    now, then = (r["tasks"][0]["report"] for r in (app.runs.get(run["id"]), run))
     assert now["groups"] == then["groups"]
 
 
 def test_production_that_fails_leaves_the_run_as_it_was(app, table, gender, target):
     run = label(app, table([post(1, "媽")]), target, gender)
     target.unlink()
-    app.work_on(app.produce(run["id"], LOCAL))
-    found = app.run(run["id"])
+    app.work_on(app.runs.produce(run["id"], LOCAL))
+    found = app.runs.get(run["id"])
     assert found["state"] == "done"
     assert "are gone" in found["error"]
 
 
 def test_production_of_a_run_that_is_not_done_is_refused(app, table, gender, target):
-    task = TaskSpec(name="t", source=app.source_spec(str(table([]))))
-    run_id = app.create_run([task], RunSpec(models=(gender,), target=str(target)), LOCAL)
+    task = TaskSpec(name="t", source=app.sources.spec(str(table([]))))
+    run_id = app.runs.create([task], RunSpec(models=(gender,), target=str(target)), LOCAL)
     with pytest.raises(Conflict, match="is planned"):
-        app.produce(run_id, LOCAL)
+        app.runs.produce(run_id, LOCAL)
 
 
 def test_results_that_were_moved_away_are_missed_not_made_anew(app, table, gender, target, tmp_path):
     run = label(app, table([post(1, "媽")]), target, gender)
     target.unlink()
     with pytest.raises(NotFound, match="are gone"):
-        app.exported(run["id"], production=False)
+        app.runs.exported(run["id"], production=False)
     assert not target.exists()
 
 
 def test_deleting_a_run_removes_its_rows_and_leaves_other_runs(app, table, gender, target):
     first = label(app, table([post(1, "媽")], "a.db"), target, gender)
     label(app, table([post(2, "爸")], "b.db"), target, gender)
-    app.work_on(app.delete_run(first["id"], LOCAL))
+    app.work_on(app.runs.delete(first["id"], LOCAL))
     assert rows(target, "results_all") == [("p2", "/male")]
     assert rows(target, "production_all") == [("p2", "/male")]
     with pytest.raises(NotFound):
-        app.run(first["id"])
+        app.runs.get(first["id"])
 
 
 def test_samples_are_the_same_for_the_same_seed_and_differ_for_another(app, table, gender, target):
     source = table([post(i, f"媽{i}") for i in range(300)])
     run = label(app, source, target, gender)
-    ids = [[row["id"] for row in app.sample(run["id"], 10, seed)] for seed in (None, 0, 5, 5, 6)]
+    ids = [[row["id"] for row in app.runs.sample(run["id"], 10, seed)] for seed in (None, 0, 5, 5, 6)]
     assert ids[0] == ids[1]
     assert ids[2] == ids[3]
     assert ids[4] not in (ids[0], ids[2])
@@ -304,9 +304,9 @@ def test_samples_are_the_same_for_the_same_seed_and_differ_for_another(app, tabl
 def test_samples_are_of_the_label_and_group_asked_for(app, table, gender, target):
     run = label(app, table([post(1, "媽"), post(2, "爸")]), target, gender)
     for name in ("男性", "male", "/male"):
-        assert [row["id"] for row in app.sample(run["id"], 5, label=name)] == ["p2"]
+        assert [row["id"] for row in app.runs.sample(run["id"], 5, label=name)] == ["p2"]
     with pytest.raises(NotFound, match=r"no group 'other'; it has: all"):
-        app.sample(run["id"], 5, group="other")
+        app.runs.sample(run["id"], 5, group="other")
 
 
 @pytest.mark.parametrize("seed", [None, 3])
@@ -318,10 +318,10 @@ def test_a_folder_holds_the_same_results_as_a_database(app, table, gender, tmp_p
         out = tmp_path / f"{target}.parquet"
         frames = []
         for production in (False, True):
-            export(app.exported(run["id"], production=production), out)
+            export(app.runs.exported(run["id"], production=production), out)
             frames.append(pl.read_parquet(out).drop("task_id").sort("id", "panel"))
         groups = report(run)["groups"]
-        found.append((frames, groups, [r["id"] for r in app.sample(run["id"], 3, seed)]))
+        found.append((frames, groups, [r["id"] for r in app.runs.sample(run["id"], 3, seed)]))
     (a, b), (c, d) = found[0][0], found[1][0]
     assert a.equals(c)
     assert b.equals(d)
@@ -355,7 +355,7 @@ def test_five_thousand_nulls_before_the_first_text_do_no_harm(app, table, gender
 
 
 def test_texts_that_no_engine_likes_do_no_harm(app, table, rules, target):
-    spam = app.add_model("spam", rules("label,content\nspam,buy\n", "spam.csv"), LOCAL)[0]
+    spam = app.models.add("spam", rules("label,content\nspam,buy\n", "spam.csv"), LOCAL)[0]
     texts = ["a\0buy", "🐱buy", "x" * 10_000_000 + "buy", "\ufeffbuy", "buy\r\n", "ｂｕｙ"]
     source = table([post(i, content=text) for i, text in enumerate(texts)])
     with contextlib.closing(sqlite3.connect(source)) as db, db:
@@ -376,7 +376,7 @@ def test_a_group_name_that_cannot_name_a_table_is_refused():
 
 
 def test_a_start_after_the_end_is_refused_before_anything_is_written(app, table, gender, target):
-    task = {"name": "t", "source": app.source_spec(str(table([]))), "start": "2024-02-01", "end": "2024-01-01"}
+    task = {"name": "t", "source": app.sources.spec(str(table([]))), "start": "2024-02-01", "end": "2024-01-01"}
     with pytest.raises(BadInput, match="before its end"):
         label(app, target, target, gender, tasks=[TaskSpec.model_validate(task)])
     assert app.store.runs.page() == []
@@ -406,7 +406,7 @@ def test_a_full_disk_is_waited_for_and_what_was_finished_is_kept(
 
     monkeypatch.setattr(sqlite_target, "_insert", full)
     app = App(Settings(home=tmp_path / "h", retry_s=0.01, max_retries=max_retries))
-    gender = app.add_model("gender", rules(GENDER), LOCAL, fields=("author",))[0]
+    gender = app.models.add("gender", rules(GENDER), LOCAL, fields=("author",))[0]
     source = table([post(i, f"媽{i}" + "長" * 2000) for i in range(60)])
     run = label(app, source, target, gender, partition_rows=10)
     if not max_retries:
@@ -415,8 +415,8 @@ def test_a_full_disk_is_waited_for_and_what_was_finished_is_kept(
         with contextlib.closing(sqlite3.connect(target)) as db, db:
             marks = db.execute("SELECT sum(rows) FROM audience_partition").fetchone()[0]
         assert len(rows(target, "results_all")) == marks > 0
-        app.work_on(app.resume_run(run["id"], LOCAL))
-    assert app.run(run["id"])["state"] == "done"
+        app.work_on(app.runs.resume(run["id"], LOCAL))
+    assert app.runs.get(run["id"])["state"] == "done"
     assert len(rows(target, "results_all")) == 60
 
 
@@ -431,9 +431,9 @@ def test_a_change_leaves_an_audit_row_with_its_actor(app, table, gender, target)
 def test_a_run_that_has_ended_is_not_carried_out_again(app, table, gender, target):
     run = label(app, table([]), target, gender)
     app.work_on(run["id"])
-    assert app.run(run["id"]) == run
+    assert app.runs.get(run["id"]) == run
     with pytest.raises(Conflict, match="is done"):
-        app.resume_run(run["id"], LOCAL)
+        app.runs.resume(run["id"], LOCAL)
 
 
 @pytest.mark.parametrize(("limit", "state"), [(2, "done"), (1, "failed")])
@@ -441,13 +441,13 @@ def test_rows_that_a_model_cannot_digest_are_set_aside_up_to_a_limit_and_listed(
     app, table, rules, target, limit, state
 ):
     catastrophe = "(a*)" * 6 + r"\1\2\3b"
-    slow = app.add_model("slow", rules(f"label,content,rule_type\nx,{catastrophe},regex\n", "slow.csv"), LOCAL)[0]
+    slow = app.models.add("slow", rules(f"label,content,rule_type\nx,{catastrophe},regex\n", "slow.csv"), LOCAL)[0]
     texts = ["a" * 60 + "cb"] * 2 + ["b"] * 2
     source = table([post(i, content=text) for i, text in enumerate(texts)])
     run = label(app, source, target, slow, bad_rows_limit=limit)
     assert run["state"] == state
-    assert [(row["task"], row["id"]) for row in app.set_aside(run["id"])] == [("posts", "p0"), ("posts", "p1")]
-    assert "took longer" in next(app.set_aside(run["id"]))["reason"]
+    assert [(row["task"], row["id"]) for row in app.runs.set_aside(run["id"])] == [("posts", "p0"), ("posts", "p1")]
+    assert "took longer" in next(app.runs.set_aside(run["id"]))["reason"]
     if state == "failed":
         assert "could not digest 2 rows, more than the limit of 1" in run["error"]
         assert run["tasks"][0]["report"]["groups"]["all"]["results"] == 2

@@ -27,14 +27,14 @@ GROUPS = GroupMap.checked({"c1": "forum", "c2": "blog"}, "others")
 @pytest.fixture
 def label(app, table, rules, tmp_path):
     """Labels posts (channel, author, text) in a run of its own; its id."""
-    model = app.add_model("m", rules(RULES), LOCAL, fields=("content",))[0]
+    model = app.models.add("m", rules(RULES), LOCAL, fields=("content",))[0]
 
     def labelled(*posts, target="labels.db", **options):
         name = f"posts{time.monotonic_ns()}.db"
         rows = [(f"p{n}", *post, "2024-01-01") for n, post in enumerate(posts)]
-        source = app.new_source(str(table(rows, name)))
+        source = app.sources.new(str(table(rows, name)))
         spec = RunSpec(models=(model,), target=str(tmp_path / target), groups=GROUPS, panels=SEX, **options)
-        run = app.create_run([TaskSpec(name=name, source=source)], spec, LOCAL)
+        run = app.runs.create([TaskSpec(name=name, source=source)], spec, LOCAL)
         app.work_on(run)
         return run
 
@@ -44,16 +44,16 @@ def label(app, table, rules, tmp_path):
 @pytest.fixture(params=["published.db", "published"])
 def publication(app, request, tmp_path):
     spec = PublicationSpec(target=str(tmp_path / request.param), indexes={"board": ("forum", "blog")})
-    app.add_publication("moods", spec, LOCAL)
+    app.publications.add("moods", spec, LOCAL)
     return "moods"
 
 
 def publish(app, name, *runs, **options):
-    return app.carry_out_publishing(app.begin_publishing(name, runs, LOCAL, **options))
+    return app.publications.carry_out(app.publications.begin(name, runs, LOCAL, **options))
 
 
 def rows(app, name):
-    found = [row for batch in app.exported_publication(name).batches for row in batch.to_pylist()]
+    found = [row for batch in app.publications.exported(name).batches for row in batch.to_pylist()]
     return sorted((row["index"], row["subject"], row["panel"], row["version"]) for row in found)
 
 
@@ -70,8 +70,8 @@ def test_runs_are_merged_by_index_and_conflict_group(app, label, publication):
     }
     second = label(("c1", "amy", "媽"), target="others")
     previewed = publish(app, publication, second, preview=True)
-    assert [version["version"] for version in app.publication(publication)["versions"]] == [1]
-    assert app.publication(publication)["preview"]["changes"] == previewed
+    assert [version["version"] for version in app.publications.get(publication)["versions"]] == [1]
+    assert app.publications.get(publication)["preview"]["changes"] == previewed
     assert publish(app, publication, second) == previewed
     assert rows(app, publication) == [
         ("board", "c1_amy", "/fan", 1),
@@ -79,7 +79,7 @@ def test_runs_are_merged_by_index_and_conflict_group(app, label, publication):
         ("board", "c2_ben", "/male", 1),
         ("others", "c9_cat", "/fan", 1),
     ]
-    assert app.publication(publication)["preview"] is None
+    assert app.publications.get(publication)["preview"] is None
 
 
 def test_run_that_was_made_later_wins_in_whatever_order_they_are_named(app, label, publication):
@@ -97,9 +97,9 @@ def test_replacing_drops_what_was_published_before(app, label, publication):
 
 def test_rows_without_authors_are_published_by_id(app, rules, tmp_path, publication):
     (tmp_path / "posts.csv").write_text("id,content\np1,爸\np2,媽\n")
-    model = app.add_model("m", rules(RULES), LOCAL)[0]
+    model = app.models.add("m", rules(RULES), LOCAL)[0]
     spec = RunSpec(models=(model,), target=str(tmp_path / "labels"), panels=SEX)
-    run = app.create_run([TaskSpec(name="posts", source=app.new_source(str(tmp_path / "posts.csv")))], spec, LOCAL)
+    run = app.runs.create([TaskSpec(name="posts", source=app.sources.new(str(tmp_path / "posts.csv")))], spec, LOCAL)
     app.work_on(run)
     publish(app, publication, run)
     assert rows(app, publication) == [("all", "p1", "/male", 1), ("all", "p2", "/female", 1)]
@@ -116,7 +116,7 @@ def test_runs_that_are_not_done_have_no_production_or_are_gone_are_refused(app, 
     with pytest.raises(Conflict, match="no production tables"):
         publish(app, publication, without)
     waiting = label(("c1", "amy", "爸"))
-    app.delete_run(waiting, LOCAL)
+    app.runs.delete(waiting, LOCAL)
     with pytest.raises(Conflict, match="is deleting"):
         publish(app, publication, waiting)
     app.work_on(waiting)
@@ -126,18 +126,18 @@ def test_runs_that_are_not_done_have_no_production_or_are_gone_are_refused(app, 
     (tmp_path / "gone.db").unlink()
     with pytest.raises(NotFound, match="results of run"):
         publish(app, publication, done)
-    assert app.publication(publication)["state"] == "idle"
+    assert app.publications.get(publication)["state"] == "idle"
 
 
 def test_run_that_is_deleted_meanwhile_is_not_published_half(app, label, publication, tmp_path):
     kept, run = label(("c1", "amy", "爸")), label(("c1", "ben", "爸"))
     publish(app, publication, kept)
-    begun = app.begin_publishing(publication, [run], LOCAL)
+    begun = app.publications.begin(publication, [run], LOCAL)
     with contextlib.closing(sqlite3.connect(tmp_path / "labels.db")) as db, db:
         db.execute("DELETE FROM production_forum")
     with pytest.raises(Conflict, match="it is changing"):
-        app.carry_out_publishing(begun)
-    found = app.publication(publication)
+        app.publications.carry_out(begun)
+    found = app.publications.get(publication)
     assert (found["state"], found["version"]) == ("idle", 1)
     assert "it is changing" in found["error"]
     assert rows(app, publication) == [("board", "c1_amy", "/male", 1)]
@@ -145,35 +145,35 @@ def test_run_that_is_deleted_meanwhile_is_not_published_half(app, label, publica
 
 def test_second_publisher_is_refused_and_one_that_takes_over_bars_the_first(app, label, publication):
     run = label(("c1", "amy", "爸"))
-    first = app.begin_publishing(publication, [run], LOCAL)
+    first = app.publications.begin(publication, [run], LOCAL)
     with pytest.raises(Conflict, match="is being published by local since"):
-        app.begin_publishing(publication, [run], LOCAL)
-    second = app.resume_publication(publication, LOCAL)
-    app.carry_out_publishing(second)
+        app.publications.begin(publication, [run], LOCAL)
+    second = app.publications.resume(publication, LOCAL)
+    app.publications.carry_out(second)
     with pytest.raises(Conflict):
-        app.carry_out_publishing(first)
-    found = app.publication(publication)
+        app.publications.carry_out(first)
+    found = app.publications.get(publication)
     assert (found["state"], found["version"], len(found["versions"])) == ("idle", 1, 1)
     with pytest.raises(Conflict, match="nothing is under way"):
-        app.resume_publication(publication, LOCAL)
+        app.publications.resume(publication, LOCAL)
 
 
 def test_publishing_what_was_previewed_is_refused_when_something_else_was_published(app, label, publication):
     run = label(("c1", "amy", "爸"))
     publish(app, publication, run)
     with pytest.raises(Conflict, match="published meanwhile"):
-        app.begin_publishing(publication, [run], LOCAL, base=0)
+        app.publications.begin(publication, [run], LOCAL, base=0)
 
 
 def test_swap_that_our_records_did_not_hear_of_is_found_when_it_is_gone_on_with(app, label, publication):
     run = label(("c1", "amy", "爸"))
-    begun = app.begin_publishing(publication, [run], LOCAL)
+    begun = app.publications.begin(publication, [run], LOCAL)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(app.store.publications, "published", lambda *_: (_ for _ in ()).throw(NotFound("cut off")))
         with pytest.raises(NotFound):
-            app.carry_out_publishing(begun)
-    assert app.publication(publication)["state"] == "busy"
-    changes = app.carry_out_publishing(app.resume_publication(publication, LOCAL))
+            app.publications.carry_out(begun)
+    assert app.publications.get(publication)["state"] == "busy"
+    changes = app.publications.carry_out(app.publications.resume(publication, LOCAL))
     assert counts(changes) == {("board", "/male"): (1, 0, 0, 0)}
     assert rows(app, publication) == [("board", "c1_amy", "/male", 1)]
 
@@ -181,12 +181,12 @@ def test_swap_that_our_records_did_not_hear_of_is_found_when_it_is_gone_on_with(
 def test_former_version_is_brought_back(app, label, publication):
     publish(app, publication, label(("c1", "amy", "爸")))
     with pytest.raises(Conflict, match="no former version"):
-        app.roll_back_publication(publication, LOCAL)
+        app.publications.roll_back(publication, LOCAL)
     publish(app, publication, label(("c1", "amy", "媽")))
     for version, panel in ((1, "/male"), (2, "/female")):
-        app.roll_back_publication(publication, LOCAL)
+        app.publications.roll_back(publication, LOCAL)
         assert [row[2] for row in rows(app, publication)] == [panel]
-        assert app.publication(publication)["version"] == version
+        assert app.publications.get(publication)["version"] == version
     actions = [entry["action"] for entry in app.store.audit([publication])]
     assert actions.count("publication.rolled_back") == 2
 
@@ -194,22 +194,22 @@ def test_former_version_is_brought_back(app, label, publication):
 def test_published_rows_outlive_their_runs_and_a_deleted_publication_leaves_nothing(app, label, publication):
     run = label(("c1", "amy", "爸"))
     publish(app, publication, run)
-    app.delete_run(run, LOCAL)
+    app.runs.delete(run, LOCAL)
     app.work_on(run)
     assert len(rows(app, publication)) == 1
-    app.delete_publication(publication, LOCAL)
+    app.publications.delete(publication, LOCAL)
     with pytest.raises(NotFound, match="no publication"):
-        app.publication(publication)
+        app.publications.get(publication)
 
 
 @pytest.mark.parametrize("target", ["labels.db", "labels"])
 def test_publication_is_kept_where_its_runs_are(app, label, tmp_path, target):
     runs = [label(*(("c1", f"a{n}", text) for n in range(2_000)), target=target) for text in ("爸", "媽")]
-    app.add_publication("here", PublicationSpec(target=str(tmp_path / target)), LOCAL)
+    app.publications.add("here", PublicationSpec(target=str(tmp_path / target)), LOCAL)
     for run in runs:
         publish(app, "here", run)
     assert {row[2:] for row in rows(app, "here")} == {("/female", 2)}
-    app.delete_run(runs[0], LOCAL)
+    app.runs.delete(runs[0], LOCAL)
     app.work_on(runs[0])
     assert len(rows(app, "here")) == 2_000
 
@@ -217,7 +217,7 @@ def test_publication_is_kept_where_its_runs_are(app, label, tmp_path, target):
 def test_publication_whose_target_is_gone_says_so_and_can_be_forgotten(app, label, tmp_path):
     (tmp_path / "away").mkdir()
     for name in ("moods.db", "moods"):
-        app.add_publication(name, PublicationSpec(target=str(tmp_path / "away" / name)), LOCAL)
+        app.publications.add(name, PublicationSpec(target=str(tmp_path / "away" / name)), LOCAL)
     run = label(("c1", "amy", "爸"))
     (tmp_path / "away").rmdir()
     for name in ("moods.db", "moods"):
@@ -226,9 +226,9 @@ def test_publication_whose_target_is_gone_says_so_and_can_be_forgotten(app, labe
         record = app.store.publications.get(name)
         assert (record["state"], "there is no folder" in record["error"]) == ("idle", True)
         with pytest.raises(BadInput, match="there is no folder"):
-            app.delete_publication(name, LOCAL)
-        app.delete_publication(name, LOCAL, forget=True)
-    assert app.publications() == []
+            app.publications.delete(name, LOCAL)
+        app.publications.delete(name, LOCAL, forget=True)
+    assert app.publications.all() == []
 
 
 @pytest.mark.parametrize(
@@ -251,8 +251,8 @@ def test_indexes_that_cannot_be_are_refused(app, label, publication, indexes, re
 def test_runs_with_different_conflict_groups_need_a_decision(app, label, rules, table, tmp_path, publication):
     first = label(("c1", "amy", "爸"))
     spec = RunSpec(models=("m",), target=str(tmp_path / "labels.db"), panels=Panels())
-    source = app.new_source(str(table([("p1", "c1", "ben", "爸", "2024-01-01")], "more.db")))
-    second = app.create_run([TaskSpec(name="more", source=source)], spec, LOCAL)
+    source = app.sources.new(str(table([("p1", "c1", "ben", "爸", "2024-01-01")], "more.db")))
+    second = app.runs.create([TaskSpec(name="more", source=source)], spec, LOCAL)
     app.work_on(second)
     with pytest.raises(BadInput, match="different conflict groups"):
         publish(app, publication, first, second)
@@ -335,7 +335,7 @@ def test_program_that_is_killed_while_it_publishes_is_gone_on_with(audience, app
         assert "is being published by local" in audience("publication", "show", "moods")
     if app.store.publications.get("moods")["state"] == "busy":
         audience("publication", "resume", "moods")
-    found = app.publication("moods")
+    found = app.publications.get("moods")
     assert (found["state"], found["version"], found["versions"][0]["changes"]) == ("idle", 2, expected)
     assert len(rows(app, "moods")) == sum(c["added"] + c["changed"] + c["kept"] for c in expected)
 
@@ -353,6 +353,6 @@ def test_two_programs_that_publish_at_once_publish_one_after_the_other_or_one_is
     done = [process.returncode == 0 for process in both]
     assert any(done)
     assert all(fine or "is being published by local" in text for fine, text in zip(done, told, strict=True))
-    found = app.publication("moods")
+    found = app.publications.get("moods")
     assert (found["state"], found["version"]) == ("idle", sum(done))
     assert len(rows(app, "moods")) == 2_000

@@ -94,10 +94,10 @@ def test_aborted_run_stops_in_every_pool_and_is_resumed(installation, pool):
     run = installation.label()
     installation.start_worker("--pool", pool, *BOTH)
     busy(installation, run)
-    installation.app.abort_run(run, LOCAL)
+    installation.app.runs.abort(run, LOCAL)
     installation.wait_for(run, "aborted")
     assert installation.n_done(run) < 25
-    installation.app.resume_run(run, LOCAL)
+    installation.app.runs.resume(run, LOCAL)
     installation.check_same(run)
 
 

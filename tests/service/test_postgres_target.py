@@ -70,11 +70,11 @@ def test_row_whose_text_the_target_cannot_hold_is_set_aside_once(
     app: App, table: Callable[..., Path], rules: Callable[..., Path], postgres_url: str
 ) -> None:
     posts = [("p0", "c", "mum", "a mum\0", None), ("p1", "c", "b", "a mum", None), ("p2", "c", "b", "no\0", None)]
-    models = [app.add_model(f"m{n}", rules(f"label,content,match_type\n{n},mum,partially\n"), LOCAL)[0] for n in "ab"]
-    tasks = [TaskSpec(name="posts", source=app.source_spec(str(table(posts))))]
-    run_id = app.create_run(tasks, RunSpec(models=tuple(models), target=postgres_url), LOCAL)
+    models = [app.models.add(f"m{n}", rules(f"label,content,match_type\n{n},mum,partially\n"), LOCAL)[0] for n in "ab"]
+    tasks = [TaskSpec(name="posts", source=app.sources.spec(str(table(posts))))]
+    run_id = app.runs.create(tasks, RunSpec(models=tuple(models), target=postgres_url), LOCAL)
     app.work_on(run_id)
-    report = app.run(run_id)["tasks"][0]["report"]
+    report = app.runs.get(run_id)["tasks"][0]["report"]
     reason = "a text holds a character that the target cannot store"
     assert (report["received"], report["set_aside"]) == (3, {reason: 1})
     assert [row_id for row_id, _ in report["bad_rows"]] == ["p0"]

@@ -58,7 +58,7 @@ def test_results_do_not_go_where_the_records_are(request, tmp_path, posts, serve
 def test_workers_with_homes_of_their_own_share_records_and_blobs(request, tmp_path, posts, server):
     shared = {"store_url": request.getfixturevalue(server), "blobs_url": (tmp_path / "shared").as_uri()}
     with started(tmp_path, posts, "labels", rules=MANY_RULES, **shared) as installation:
-        assert installation.app.models()[0]["definition"] is None
+        assert installation.app.models.all()[0]["definition"] is None
         run = installation.label()
         workers = [installation.start_worker(AUDIENCE_HOME=str(tmp_path / name)) for name in ("one", "other")]
         installation.check_same(run)

@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from audience.api import events, limits
 from audience.api.server import create_api
 from audience.app import LOCAL, App
+from audience.app.sources import Sources
 from audience.settings import Settings
 
 CSV = "label,content,match_type\n女性,媽,partially\n男性,爸,partially\n"
@@ -242,8 +243,8 @@ def test_our_own_records_are_neither_source_nor_target(table, rules, tmp_path):
 
 
 def test_no_reply_shows_a_password(client, app, tmp_path):
-    spec = app.new_source(str(tmp_path / "files" / "posts.csv")).model_copy(
-        update={"secret": app.secrets.seal("geheim")}
+    spec = app.sources.new(str(tmp_path / "files" / "posts.csv")).model_copy(
+        update={"secret": app.places.secrets.seal("geheim")}
     )
     app.store.add_source("secret", spec.model_dump(mode="json"), LOCAL)
     reply = client.get("/v1/sources/secret")
@@ -456,7 +457,7 @@ def test_a_mistake_of_ours_is_told_without_its_details(app, monkeypatch, caplog)
     def crash(*_: object) -> None:
         raise RuntimeError("geheim")
 
-    monkeypatch.setattr(App, "sources", crash)
+    monkeypatch.setattr(Sources, "all", crash)
     with TestClient(create_api(app), base_url="http://localhost", raise_server_exceptions=False) as client:
         found = problem(client.get("/v1/sources"), 500)
     assert "geheim" not in json.dumps(found)

@@ -13,12 +13,12 @@ CSV = "label,content,match_type\n女性,媽,partially\n"
 @pytest.fixture
 def ask(app, table, rules, tmp_path):
     """Asks for a run in a queue; its id."""
-    gender = app.add_model("gender", rules(CSV), LOCAL, fields=("author",))[0]
-    source = app.source_spec(str(table([(f"p{i}", "c", "媽", "", "2024-01-01") for i in range(2)])))
+    gender = app.models.add("gender", rules(CSV), LOCAL, fields=("author",))[0]
+    source = app.sources.spec(str(table([(f"p{i}", "c", "媽", "", "2024-01-01") for i in range(2)])))
     spec = RunSpec(models=(gender,), target=str(tmp_path / "labels.db"), partition_rows=1)
 
     def make(queue: str = "default", priority: int = 0) -> str:
-        return app.create_run([TaskSpec(name="posts", source=source)], spec, LOCAL, priority, queue=queue)
+        return app.runs.create([TaskSpec(name="posts", source=source)], spec, LOCAL, priority, queue=queue)
 
     return make
 
@@ -66,7 +66,7 @@ def test_a_worker_takes_jobs_of_its_queues_and_kinds_only(app, ask):
 def test_who_works_on_one_run_does_so_whatever_its_queue(app, ask):
     run = ask("night")
     app.work_on(run)
-    assert app.run(run)["state"] == "done"
+    assert app.runs.get(run)["state"] == "done"
 
 
 # messages
@@ -75,7 +75,7 @@ def test_who_works_on_one_run_does_so_whatever_its_queue(app, ask):
 def test_messages_are_sent_once_in_the_order_in_which_jobs_are_taken(app, ask):
     low, first, second = ask(priority=-1), ask(), ask()
     manage = share_of("default", "plan")
-    app.abort_run(low, LOCAL)
+    app.runs.abort(low, LOCAL)
     runs = {job["id"]: job["run_id"] for run in (low, first, second) for job in app.store.jobs.read(run)}
     sent = [app.store.jobs.send_next(manage, (), 10) for _ in range(3)]
     assert [runs[each.job] for each in sent] == [low, first, second]

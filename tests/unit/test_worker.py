@@ -20,12 +20,12 @@ CSV = "label,content,match_type\n女性,媽,partially\n"
 @pytest.fixture
 def ask(app, table, rules, tmp_path):
     """Asks for a run of two posts; its id."""
-    gender = app.add_model("gender", rules(CSV), LOCAL, fields=("author",))[0]
-    source = app.source_spec(str(table([(f"p{i}", "c", "媽", "", "2024-01-01") for i in range(2)])))
+    gender = app.models.add("gender", rules(CSV), LOCAL, fields=("author",))[0]
+    source = app.sources.spec(str(table([(f"p{i}", "c", "媽", "", "2024-01-01") for i in range(2)])))
 
     def make(priority: int = 0, **spec: object) -> str:
         target = str(tmp_path / "labels.db")
-        return app.create_run(
+        return app.runs.create(
             [TaskSpec(name="posts", source=source)], RunSpec(models=(gender,), target=target, **spec), LOCAL, priority
         )
 
@@ -85,7 +85,7 @@ def test_runs_are_served_in_turn(app, ask):
 
 def test_a_run_of_a_higher_priority_goes_first_and_what_ends_runs_before_all(app, ask):
     low, normal, high = ask(-1), ask(0), ask(1)
-    app.abort_run(low, LOCAL)
+    app.runs.abort(low, LOCAL)
     worker = app.store.workers.add("w", 1)
     assert [taken(app, worker) for _ in range(3)] == [low, high, normal]
 
@@ -112,7 +112,7 @@ def test_the_jobs_of_a_lost_worker_go_to_others_and_it_cannot_finish_them(app, a
     with pytest.raises(Conflict, match="taken away"), app.store.jobs.finishing(job):
         pass
     app.worker().handle(again)
-    assert app.run(run)["tasks"][0]["n_planned"] == 2
+    assert app.runs.get(run)["tasks"][0]["n_planned"] == 2
 
 
 def test_who_takes_the_same_job_again_does_not_finish_the_first_attempt(app, ask):
@@ -142,8 +142,8 @@ def test_beats_tell_rows_read_and_hear_what_was_taken_away(app, ask):
     worker = app.store.workers.add("a", 1)
     job = app.store.jobs.take(worker)
     assert app.store.workers.beat(worker, {job["id"]: 7}) == {job["id"]}
-    assert app.run(run)["tasks"][0]["progress"]["read"] == 7
-    app.abort_run(run, LOCAL)
+    assert app.runs.get(run)["tasks"][0]["progress"]["read"] == 7
+    app.runs.abort(run, LOCAL)
     assert app.store.workers.beat(worker, {job["id"]: 8}) == set()
     assert app.store.workers.beats() == {worker: 2}
 
@@ -155,7 +155,7 @@ class Failing(Steps):
     """Steps whose every step raises what it is told to."""
 
     def __init__(self, app: App, error: BaseException) -> None:
-        super().__init__(app.store, app.load_model, app.open_source, app.target_of)
+        super().__init__(app.store, app.models.load, app.places.source, app.places.target)
         object.__setattr__(self, "error", error)
 
     def carry_out(self, job: dict, watch: Watch) -> None:
@@ -176,9 +176,9 @@ def test_what_may_pass_is_tried_again_and_given_up_at_last(app, ask):
     worker = failing(app, Transient("disk full"), retries=1, retry_s=0.5)
     job = handled(app, worker, run)
     assert (job["state"], job["delay_s"], job["error"]) == ("waiting", 0.5, "disk full")
-    assert app.run(run)["tasks"][0]["progress"]["waiting_for"] == "disk full"
+    assert app.runs.get(run)["tasks"][0]["progress"]["waiting_for"] == "disk full"
     assert handled(app, worker, run)["state"] == "failed"
-    found = app.run(run)
+    found = app.runs.get(run)
     assert (found["state"], found["error"]) == ("failed", "posts: given up after 2 attempts: disk full")
 
 
@@ -190,7 +190,7 @@ def test_a_job_that_workers_vanish_with_fails_its_task(app, ask):
         app.store.workers.remove(lost, lost=True)
     worker = failing(app, AssertionError("not reached"), losses=3)
     assert handled(app, worker, run)["state"] == "failed"
-    assert "3 workers vanished" in app.run(run)["error"]
+    assert "3 workers vanished" in app.runs.get(run)["error"]
 
 
 def test_a_stopped_job_is_given_back_without_being_counted(app, ask):
@@ -210,18 +210,18 @@ def test_a_report_that_cannot_be_made_fails_the_task_once(app, ask):
     while (job := app.store.jobs.take(worker_id)) is not None:
         broken.handle(job)
         handled_jobs += 1
-    assert (handled_jobs, app.run(run)["state"]) == (1, "failed")
+    assert (handled_jobs, app.runs.get(run)["state"]) == (1, "failed")
 
 
 def test_an_abort_is_tried_for_ever(app, ask):
     run = ask()
-    app.abort_run(run, LOCAL)
+    app.runs.abort(run, LOCAL)
     for error in (Transient("away"), Conflict("odd")):
         worker = failing(app, error, retries=0)
         job_id = app.store.jobs.read(run)[-1]["id"]
         worker.handle(app.store.jobs.take(app.store.workers.add("w", 1), [job_id]))
         assert app.store.jobs.read(run)[-1]["state"] == "waiting"
-    assert app.run(run)["waiting_for"] == "odd"
+    assert app.runs.get(run)["waiting_for"] == "odd"
 
 
 def test_a_job_that_no_thread_works_on_is_given_back_after_a_beat(app, ask, caplog):
@@ -255,7 +255,7 @@ def test_a_job_that_lacks_something_here_goes_to_others_and_is_told_of_once(app,
     for _ in range(2):
         job = handled(app, worker, run)
         assert (job["state"], job["failures"], job["delay_s"]) == ("waiting", 0, 0)
-    assert app.run(run)["tasks"][0]["progress"]["waiting_for"] == "the blob is not in /here"
+    assert app.runs.get(run)["tasks"][0]["progress"]["waiting_for"] == "the blob is not in /here"
     assert caplog.text.count("run_left_to_others") == 1
     assert worker._take() is None
     assert taken(app, app.store.workers.add("other", 1)) == run

@@ -44,7 +44,7 @@ def events(
     last_event_id: Annotated[int | None, Header(ge=0, le=2**53, description="the last event received")] = None,
 ) -> Response:
     """Watch a run. `moved`: the run or a task changed its state; `progress`: the run as it stands."""
-    run = app.run(run_id)
+    run = app.runs.get(run_id)
     subjects = [run_id, *(task["id"] for task in run["tasks"])]
     watched = Watched(app, run_id, subjects, last_event_id or 0, request.app.state.stopping)
     if last_event_id is not None and run["state"] in FINAL and not watched.moves():
@@ -70,7 +70,7 @@ class Watched:
     def look(self) -> tuple[list[Record], Record | None]:
         """The new moves, and the run as it stands; None when it is deleted."""
         try:
-            run: Record | None = self.app.run(self.run_id)
+            run: Record | None = self.app.runs.get(self.run_id)
         except NotFound:
             run = None
         found = self.moves()

@@ -20,7 +20,7 @@ def _named(record: Record) -> Record:
 @groups.put("/{name}")
 def save_groups(app: Audience, actor: Actor, name: Name, body: GroupMap) -> NamedGroups:
     """Save which channel goes to which result table, or replace it; runs keep what they were made with."""
-    app.save_groups(name, GroupMap.checked(body.channels, body.default), actor)
+    app.mappings.save_groups(name, GroupMap.checked(body.channels, body.default), actor)
     return NamedGroups.model_validate(_named(app.store.mapping("groups", name)))
 
 
@@ -46,7 +46,7 @@ def delete_groups(app: Audience, actor: Actor, name: Name) -> Response:
 @conflict_groups.put("/{name}")
 def save_conflict_groups(app: Audience, actor: Actor, name: Name, body: Panels) -> NamedConflictGroups:
     """Save names of labels, and which of them contradict each other, or replace them."""
-    app.save_conflict_groups(name, checked(body, "conflicts"), actor)
+    app.mappings.save_conflict_groups(name, checked(body, "conflicts"), actor)
     return NamedConflictGroups.model_validate(_named(app.store.mapping("conflict_groups", name)))
 
 

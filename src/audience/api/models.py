@@ -30,7 +30,7 @@ def create(app: Audience, actor: Actor, body: NewModel, key: Key = None) -> JSON
         return {"model": reference, "warnings": list(warnings), "href": f"/v1/models/{quote(reference, safe='@')}"}
 
     def save(once: Any) -> None:
-        app.save_rules(body.name, rules, actor, warnings, once)
+        app.models.save(body.name, rules, actor, warnings, once)
 
     return create_once(app, key, {"POST": "/v1/models", **body.model_dump(mode="json")}, save, answer, 201)
 
@@ -52,21 +52,21 @@ def _rules(body: NewModel) -> tuple[RuleSet, tuple[str, ...]]:
 @router.get("")
 def list_(app: Audience) -> ModelList:
     """List the saved models, every version."""
-    return ModelList(items=[ModelView.of(record) for record in app.models()])
+    return ModelList(items=[ModelView.of(record) for record in app.models.all()])
 
 
 @router.get("/{model}", responses=answers(404))
 def show(app: Audience, model: Reference) -> ModelView:
     """Show a model with its rules."""
-    return ModelView.of(app.model(model), whole=True)
+    return ModelView.of(app.models.get(model), whole=True)
 
 
 @router.post("/{model}/try", responses=answers(404))
 def try_(app: Audience, model: Reference, body: Texts) -> Tried:
     """Show which rules of a model hit a row, and where."""
-    fields = app.model_fields(model)
+    fields = app.models.fields(model)
     unknown = [name for name in body.fields if name not in fields]
     if unknown:
         raise BadInput(f"the model does not look at {', '.join(unknown)}; it looks at: {', '.join(fields)}")
-    labels, hits = app.try_model(model, {"": body.text, **body.fields})
+    labels, hits = app.models.try_out(model, {"": body.text, **body.fields})
     return Tried.model_validate({"labels": labels, "hits": hits})

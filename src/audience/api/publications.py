@@ -41,30 +41,30 @@ def create(app: Audience, actor: Actor, body: NewPublication, key: Key = None) -
         roots = app.settings.resolved_files_roots
         panels = _conflicts(app, body.conflict_groups)
         spec = PublicationSpec(
-            target=confined(body.target, roots, "target") if body.target else app.default_publication_target(),
+            target=confined(body.target, roots, "target") if body.target else app.places.default_publication_target(),
             target_within=tuple(map(str, roots)),
             indexes=body.indexes,
             conflicts=panels,
         )
-        app.add_publication(body.name, spec, actor, once)
+        app.publications.add(body.name, spec, actor, once)
 
     return create_once(app, key, {"POST": "/v1/publications", **body.model_dump(mode="json")}, save, answer, 201)
 
 
 def _conflicts(app: App, given: str | dict[str, tuple[str, ...]] | None) -> dict[str, tuple[str, ...]] | None:
-    return app.conflict_groups(given).conflicts if isinstance(given, str) else given
+    return app.mappings.conflict_groups(given).conflicts if isinstance(given, str) else given
 
 
 @router.get("")
 def list_(app: Audience) -> PublicationList:
     """List the publications."""
-    return PublicationList(items=[PublicationSummary.of(record) for record in app.publications()])
+    return PublicationList(items=[PublicationSummary.of(record) for record in app.publications.all()])
 
 
 @router.get("/{name}", responses=answers(404, 409))
 def show(app: Audience, name: Name) -> PublicationView:
     """Show a publication: what is under way, the last preview, and its versions with what each changed."""
-    return PublicationView.of(app.publication(name))
+    return PublicationView.of(app.publications.get(name))
 
 
 @router.post("/{name}/preview", status_code=202, responses=answers(404, 409))
@@ -82,13 +82,13 @@ def publish(app: Audience, actor: Actor, name: Name, body: PublishBody, after: B
 @router.post("/{name}/resume", status_code=202, responses=answers(404, 409))
 def resume(app: Audience, actor: Actor, name: Name, after: BackgroundTasks) -> PublicationSummary:
     """Go on with what is under way, in the place of a process that died."""
-    return _begun(app, after, app.resume_publication(name, actor))
+    return _begun(app, after, app.publications.resume(name, actor))
 
 
 def _begin(app: App, actor: str, name: str, body: PublishBody, *, preview: bool) -> Record:
     conflicts = _conflicts(app, body.conflict_groups)
     asked: dict[str, Any] = {"indexes": body.indexes, "conflicts": conflicts, "replace": body.replace}
-    return app.begin_publishing(name, body.runs, actor, **asked, base=body.base, preview=preview)
+    return app.publications.begin(name, body.runs, actor, **asked, base=body.base, preview=preview)
 
 
 def _begun(app: App, after: BackgroundTasks, begun: Record) -> PublicationSummary:
@@ -99,7 +99,7 @@ def _begun(app: App, after: BackgroundTasks, begun: Record) -> PublicationSummar
 
 def _carry_out(app: App, begun: Record) -> None:
     try:
-        app.carry_out_publishing(begun)
+        app.publications.carry_out(begun)
     except AudienceError as error:  # it is in the record too
         log.warning("action=publishing_failed name=%s reason=%s", begun["name"], error)
     except Exception:
@@ -109,8 +109,8 @@ def _carry_out(app: App, begun: Record) -> None:
 @router.post("/{name}/rollback", responses=answers(404, 409))
 def rollback(app: Audience, actor: Actor, name: Name) -> PublicationView:
     """Bring the former version back; once more undoes it."""
-    app.roll_back_publication(name, actor)
-    return PublicationView.of(app.publication(name))
+    app.publications.roll_back(name, actor)
+    return PublicationView.of(app.publications.get(name))
 
 
 @router.delete("/{name}", status_code=204, responses=answers(404, 409))
@@ -121,7 +121,7 @@ def delete(
     forget: Annotated[bool, Query(description="also when its target is gone for good")] = False,
 ) -> Response:
     """Delete a publication with its tables, the present and the former ones."""
-    app.delete_publication(name, actor, forget=forget)
+    app.publications.delete(name, actor, forget=forget)
     return Response(status_code=204)
 
 
@@ -133,6 +133,6 @@ def export(
     index: Annotated[str | None, Query(max_length=40, description="of this index only")] = None,
 ) -> StreamingResponse:
     """All published rows, as a file."""
-    rows = app.exported_publication(name, index)
+    rows = app.publications.exported(name, index)
     headers = {"Content-Disposition": f'attachment; filename="published.{layout}"'}
     return StreamingResponse(started(encoded(rows, layout)), media_type=MEDIA_TYPES[layout], headers=headers)

@@ -58,7 +58,7 @@ def create(app: Audience, actor: Actor, body: NewRun, key: Key = None) -> JSONRe
 
     def save(once: Any) -> None:
         tasks = [_task(app, task, n) for n, task in enumerate(body.sources)]
-        app.create_run(tasks, _spec(app, body), actor, PRIORITIES[body.priority], once, body.queue)
+        app.runs.create(tasks, _spec(app, body), actor, PRIORITIES[body.priority], once, body.queue)
 
     return create_once(app, key, {"POST": "/v1/runs", **body.model_dump(mode="json")}, save, answer, 202)
 
@@ -82,7 +82,7 @@ def _spec(app: App, body: NewRun) -> RunSpec:
     delay_s = s.production_delay_s if body.production_delay_s is None else body.production_delay_s
     return RunSpec(
         models=tuple(body.models),
-        target=confined(body.target, s.resolved_files_roots, "target") if body.target else app.default_target(),
+        target=confined(body.target, s.resolved_files_roots, "target") if body.target else app.places.default_target(),
         target_within=tuple(map(str, s.resolved_files_roots)),
         first_wins=body.first_wins,
         groups=_groups(app, body.groups),
@@ -97,13 +97,13 @@ def _spec(app: App, body: NewRun) -> RunSpec:
 
 def _groups(app: App, given: str | GroupMap | None) -> GroupMap:
     if isinstance(given, str):
-        return app.groups(given)
+        return app.mappings.groups(given)
     return GroupMap.checked(given.channels, given.default) if given else GroupMap.checked({}, None)
 
 
 def _conflict_groups(app: App, given: str | Panels | None) -> Panels:
     if isinstance(given, str):
-        return app.conflict_groups(given)
+        return app.mappings.conflict_groups(given)
     return checked(given, "conflict_groups") if given else default_panels()
 
 
@@ -129,7 +129,7 @@ def list_(
 @router.get("/{run_id}", responses=answers(404))
 def show(app: Audience, run_id: Id) -> RunView:
     """Show a run: its state, how far each task is, its numbers by group."""
-    return RunView.of(app.run(run_id))
+    return RunView.of(app.runs.get(run_id))
 
 
 @router.get("/{run_id}/sample", responses=answers(404))
@@ -142,7 +142,7 @@ def sample(
     label: Annotated[str | None, Query(max_length=200, description="of this label or panel only")] = None,
 ) -> Sample:
     """Sampled result rows, also while the run is at work; the same ones for the same seed."""
-    rows = app.sample(run_id, size, seed, group, label)
+    rows = app.runs.sample(run_id, size, seed, group, label)
     shown = [{**row, "evidence": json.loads(row["evidence"])} for row in rows]
     return Sample(items=[ResultRow.model_validate(row) for row in shown])
 
@@ -150,25 +150,25 @@ def sample(
 @router.get("/{run_id}/set-aside", responses=answers(404))
 def set_aside(app: Audience, run_id: Id, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> SetAsideList:
     """Rows that could not be used, with the reason."""
-    return SetAsideList.model_validate({"items": list(itertools.islice(app.set_aside(run_id), limit))})
+    return SetAsideList.model_validate({"items": list(itertools.islice(app.runs.set_aside(run_id), limit))})
 
 
 @router.post("/{run_id}/abort", status_code=202, responses=answers(404, 409))
 def abort(app: Audience, actor: Actor, run_id: Id) -> RunView:
     """Stop a run. Finished partitions are kept."""
-    return RunView.of(app.run(app.abort_run(run_id, actor)))
+    return RunView.of(app.runs.get(app.runs.abort(run_id, actor)))
 
 
 @router.post("/{run_id}/resume", status_code=202, responses=answers(404, 409))
 def resume(app: Audience, actor: Actor, run_id: Id) -> RunView:
     """Go on with a run that failed or was aborted."""
-    return RunView.of(app.run(app.resume_run(run_id, actor)))
+    return RunView.of(app.runs.get(app.runs.resume(run_id, actor)))
 
 
 @router.post("/{run_id}/production", status_code=202, responses=answers(404, 409))
 def production(app: Audience, actor: Actor, run_id: Id, body: ProductionBody) -> RunView:
     """Make the production tables once more; the same rows come out."""
-    return RunView.of(app.run(app.produce(run_id, actor, partial=body.partial)))
+    return RunView.of(app.runs.get(app.runs.produce(run_id, actor, partial=body.partial)))
 
 
 @router.delete("/{run_id}", status_code=202, responses=answers(404, 409))
@@ -179,8 +179,8 @@ def delete(
     forget: Annotated[bool, Query(description="at once, though its target is gone for good")] = False,
 ) -> RunSummary:
     """Delete a run with its results and production rows; when they are gone, so is the run."""
-    run = app.run(run_id)
-    app.delete_run(run_id, actor, forget=forget)
+    run = app.runs.get(run_id)
+    app.runs.delete(run_id, actor, forget=forget)
     return RunSummary.of({**run, "state": "deleting"})
 
 
@@ -194,7 +194,7 @@ def export(
     comparable: Annotated[bool, Query(description="without what differs between equal runs")] = False,
 ) -> StreamingResponse:
     """All result or production rows of a run, as a file."""
-    rows = app.exported(run_id, production=of == "production", group=group, comparable=comparable)
+    rows = app.runs.exported(run_id, production=of == "production", group=group, comparable=comparable)
     name = f"{of}-{run_id[:12]}.{layout}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     return StreamingResponse(started(encoded(rows, layout)), media_type=MEDIA_TYPES[layout], headers=headers)

@@ -21,8 +21,8 @@ router = APIRouter(prefix="/v1/sources", tags=["sources"])
 def spec_of(app: App, body: SourceBody) -> SourceSpec:
     """A source as a request describes it; files only where they may be read."""
     roots = app.settings.resolved_files_roots
-    url = confined(body.url, roots, "source") if body.url else app.default_source()
-    return app.new_source(url, within=tuple(map(str, roots)), **body.options())
+    url = confined(body.url, roots, "source") if body.url else app.places.default_source()
+    return app.sources.new(url, within=tuple(map(str, roots)), **body.options())
 
 
 @router.post("", status_code=201, response_model=Created, responses=answers(404, 409))
@@ -33,7 +33,7 @@ def create(app: Audience, actor: Actor, body: NewSource, key: Key = None) -> JSO
         return {"name": row["name"], "href": f"/v1/sources/{quote(row['name'])}", "created_at": row["created_at"]}
 
     def save(once: Any) -> None:
-        app.add_source(body.name, spec_of(app, body), actor, once)
+        app.sources.add(body.name, spec_of(app, body), actor, once)
 
     return create_once(app, key, {"POST": "/v1/sources", **body.model_dump(mode="json")}, save, answer, 201)
 
@@ -41,7 +41,7 @@ def create(app: Audience, actor: Actor, body: NewSource, key: Key = None) -> JSO
 @router.get("")
 def list_(app: Audience) -> SourceList:
     """List the saved sources, by name."""
-    return SourceList(items=[SourceView.of(record) for record in app.sources()])
+    return SourceList(items=[SourceView.of(record) for record in app.sources.all()])
 
 
 @router.get("/{name}", responses=answers(404))
@@ -54,11 +54,11 @@ def show(app: Audience, name: Name) -> SourceView:
 def test(app: Audience, name: Name) -> DescriptionView:
     """Look at what a source holds: columns, rows, time span, index, first rows."""
     spec = SourceSpec.model_validate(app.store.source(name)["spec"])
-    return DescriptionView.model_validate(asdict(app.open_source(spec).describe()))
+    return DescriptionView.model_validate(asdict(app.places.source(spec).describe()))
 
 
 @router.delete("/{name}", status_code=204, responses=answers(404))
 def delete(app: Audience, actor: Actor, name: Name) -> Response:
     """Forget a saved source; its data and the runs that used it stay as they are."""
-    app.remove_source(name, actor)
+    app.sources.remove(name, actor)
     return Response(status_code=204)

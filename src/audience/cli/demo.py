@@ -31,17 +31,17 @@ def demo(
         _make_posts(bundled, folder / POSTS, rows)
         console.rule("2  two models, one run")
         app = o.open_app()
-        gender, _ = app.add_model("author_gender", bundled / "author_gender.csv", LOCAL, fields=("author",))
-        topics, _ = app.add_model("post_labels", bundled / "post_labels.json", LOCAL)
+        gender, _ = app.models.add("author_gender", bundled / "author_gender.csv", LOCAL, fields=("author",))
+        topics, _ = app.models.add("post_labels", bundled / "post_labels.json", LOCAL)
         console.print(f"[bold]{gender}[/]  keywords on the author    [bold]{topics}[/]  regexes on the content\n")
         groups = load_groups(bundled / "groups.csv", default="others")
-    task = TaskSpec(name="posts", source=app.source_spec(str(folder / POSTS), table="posts"))
+    task = TaskSpec(name="posts", source=app.sources.spec(str(folder / POSTS), table="posts"))
     target = folder / LABELS
     spec = RunSpec(models=(gender, topics), target=str(target), groups=groups, panels=default_panels())
-    run = carry_out(app, app.create_run([task], spec, LOCAL))
+    run = carry_out(app, app.runs.create([task], spec, LOCAL))
     report(app, run)
     console.rule("3  a sample, with what was matched")
-    show.sample(app.sample(run["id"], 1, group="reviews") + app.sample(run["id"], 1, group="comments"))
+    show.sample(app.runs.sample(run["id"], 1, group="reviews") + app.runs.sample(run["id"], 1, group="comments"))
     _what_next(folder, target)
 
 

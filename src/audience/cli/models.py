@@ -32,7 +32,7 @@ def add(
 ) -> None:
     """Check a rule set and save it as a new version."""
     fields = tuple(field.split(",")) if field else None
-    saved, warnings = o.open_app().add_model(name, rules, LOCAL, fields=fields, case=case, width=width, labels=labels)
+    saved, warnings = o.open_app().models.add(name, rules, LOCAL, fields=fields, case=case, width=width, labels=labels)
     if as_json:
         show.as_json({"model": saved, "warnings": warnings})
         return
@@ -44,7 +44,7 @@ def add(
 @commands.command("list")
 def list_(as_json: o.Json = False) -> None:
     """List the saved models, every version."""
-    records = o.open_app().models()
+    records = o.open_app().models.all()
     if as_json:
         show.as_json([{k: v for k, v in r.items() if k != "definition"} for r in records])
         return
@@ -62,7 +62,7 @@ def _n_rules(definition: dict[str, Any] | None) -> str:
 @commands.command("show")
 def show_(model: str, limit: int = 20, as_json: o.Json = False) -> None:
     """Show a model: its settings and its first rules."""
-    record = o.open_app().model(model)
+    record = o.open_app().models.get(model)
     if as_json:
         show.as_json(record)
         return
@@ -95,12 +95,12 @@ def try_(
 ) -> None:
     """Show which rules of a model hit a text, and where."""
     app = o.open_app()
-    fields = app.model_fields(model)
+    fields = app.models.fields(model)
     texts: dict[str, str | None] = {}
     for item in text:
         field, separator, value = item.partition("=")
         texts |= {field: value} if separator and field in fields else {"": item}
-    given, hits = app.try_model(model, texts)
+    given, hits = app.models.try_out(model, texts)
     if as_json:
         show.as_json({"labels": given, "hits": hits})
         return

@@ -48,12 +48,12 @@ def publish(
     )
     asked: dict[str, Any] = {"indexes": indexes, "conflicts": conflicts, "replace": replace}
     if asks or preview:
-        changes = _carried_out(app, app.begin_publishing(name, run, LOCAL, **asked, preview=True), hidden=as_json)
+        changes = _carried_out(app, app.publications.begin(name, run, LOCAL, **asked, preview=True), hidden=as_json)
         _show(app, name, changes, as_json=as_json and preview)
     if preview or (asks and not typer.confirm("publish this?")):
         return
     base = version if asks else None
-    changes = _carried_out(app, app.begin_publishing(name, run, LOCAL, **asked, base=base), hidden=as_json)
+    changes = _carried_out(app, app.publications.begin(name, run, LOCAL, **asked, base=base), hidden=as_json)
     _report(app, name, None if asks else changes, as_json=as_json)
 
 
@@ -64,25 +64,25 @@ def _present_version(app: App, name: str, target: str | None, spec: PublicationS
     except NotFound:
         _add(app, name, target, spec)
         return 0
-    if target is not None and not app.is_target(record["spec"]["target"], target):
+    if target is not None and not app.publications.is_target(record["spec"]["target"], target):
         if record["version"]:
             raise BadInput(
                 f"{name!r} is kept in {record['spec']['target']}: leave --target out, or choose another name"
             )
-        app.delete_publication(name, LOCAL)
+        app.publications.delete(name, LOCAL)
         _add(app, name, target, spec)
     return int(record["version"])
 
 
 def _add(app: App, name: str, target: str | None, spec: PublicationSpec) -> None:
-    spec = spec.model_copy(update={"target": target or app.default_publication_target()})
-    app.add_publication(name, spec, LOCAL)
+    spec = spec.model_copy(update={"target": target or app.places.default_publication_target()})
+    app.publications.add(name, spec, LOCAL)
 
 
 def _carried_out(app: App, begun: dict[str, Any], *, hidden: bool) -> list[dict[str, Any]]:
     """The changes, made behind a progress bar."""
     with show.Bars([begun["name"]], hidden=hidden) as bars:
-        return app.carry_out_publishing(begun, lambda n, total: bars.add(0, n, total))
+        return app.publications.carry_out(begun, lambda n, total: bars.add(0, n, total))
 
 
 def _show(app: App, name: str, changes: list[dict[str, Any]], *, as_json: bool) -> None:
@@ -95,7 +95,7 @@ def _show(app: App, name: str, changes: list[dict[str, Any]], *, as_json: bool) 
 
 def _report(app: App, name: str, changes: list[dict[str, Any]] | None, *, as_json: bool) -> None:
     """What is published now, and where it is."""
-    found = app.publication(name)
+    found = app.publications.get(name)
     if as_json:
         show.as_json({**_plain(found), "changes": changes})
         return
@@ -115,7 +115,7 @@ def _plain(found: dict[str, Any]) -> dict[str, Any]:
 @commands.command("list")
 def list_(as_json: o.Json = False) -> None:
     """List the publications."""
-    found = o.open_app().publications()
+    found = o.open_app().publications.all()
     if as_json:
         show.as_json([_plain(record) for record in found])
         return
@@ -126,7 +126,7 @@ def list_(as_json: o.Json = False) -> None:
 @commands.command("show")
 def show_(name: Name, as_json: o.Json = False) -> None:
     """Show a publication: its indexes, and its versions with what each changed."""
-    found = o.open_app().publication(name)
+    found = o.open_app().publications.get(name)
     if as_json:
         show.as_json(_plain(found))
         return
@@ -154,7 +154,7 @@ def _version(found: dict[str, Any], version: dict[str, Any]) -> list[Any]:
 def rollback(name: Name, as_json: o.Json = False) -> None:
     """Bring the former version back; once more undoes it."""
     app = o.open_app()
-    app.roll_back_publication(name, LOCAL)
+    app.publications.roll_back(name, LOCAL)
     _report(app, name, None, as_json=as_json)
 
 
@@ -162,8 +162,8 @@ def rollback(name: Name, as_json: o.Json = False) -> None:
 def resume(name: Name, as_json: o.Json = False) -> None:
     """Go on with what is under way, in the place of a process that died."""
     app = o.open_app()
-    changes = _carried_out(app, app.resume_publication(name, LOCAL), hidden=as_json)
-    if any(record["name"] == name for record in app.publications()):
+    changes = _carried_out(app, app.publications.resume(name, LOCAL), hidden=as_json)
+    if any(record["name"] == name for record in app.publications.all()):
         _report(app, name, changes, as_json=as_json)
     else:
         console.print(f"deleted {name}")
@@ -176,7 +176,7 @@ def export(
     index: Annotated[str | None, typer.Option(help="of this index only")] = None,
 ) -> None:
     """Write all published rows: to a file, or as JSON lines to standard output."""
-    rows = o.open_app().exported_publication(name, index)
+    rows = o.open_app().publications.exported(name, index)
     if to is not None:
         console.print(f"{exports.export(rows, to):,} rows in {to}")
         return
@@ -190,5 +190,5 @@ def delete(
     forget: Annotated[bool, typer.Option("--forget", help="also when its target is gone for good")] = False,
 ) -> None:
     """Delete a publication with its tables, the present and the former ones."""
-    o.open_app().delete_publication(name, LOCAL, forget=forget)
+    o.open_app().publications.delete(name, LOCAL, forget=forget)
     console.print(f"deleted {name}")

@@ -74,11 +74,11 @@ def label(
     group_map = load_groups(groups, default_group) if groups else GroupMap.checked({}, default_group)
     first, last = parse_bound(start, "--from"), parse_bound(end, "--to")
     references: list[str | None] = [*source] if source else [None]
-    specs = [(s, app.source_spec(s, **given)) for s in references]
+    specs = [(s, app.sources.spec(s, **given)) for s in references]
     tasks = [TaskSpec(name=_task_name(s, spec), source=spec, start=first, end=last) for s, spec in specs]
     spec = RunSpec(
         models=(*chosen, *(model or ())),
-        target=target or app.default_target(),
+        target=target or app.places.default_target(),
         first_wins=first_wins,
         groups=group_map,
         panels=load_panels(panels) if panels else default_panels(),
@@ -88,7 +88,7 @@ def label(
         partition_rows=app.settings.partition_rows,
         bad_rows_limit=bad_rows,
     )
-    run_id = app.create_run(tasks, spec, LOCAL, PRIORITIES[priority], queue=queue)
+    run_id = app.runs.create(tasks, spec, LOCAL, PRIORITIES[priority], queue=queue)
     finish(app, run_id, detach=detach, as_json=as_json)
 
 
@@ -101,7 +101,7 @@ def _task_name(reference: str | None, spec: SourceSpec) -> str:
 
 def finish(app: App, run_id: str, *, detach: bool, as_json: bool) -> None:
     """Works on a run until it has ended, unless it is left to others, and shows it; status 1 if it is not done."""
-    run = app.run(run_id) if detach else carry_out(app, run_id, hidden=as_json)
+    run = app.runs.get(run_id) if detach else carry_out(app, run_id, hidden=as_json)
     show.as_json(run) if as_json else report(app, run)
     if not detach and run["state"] != "done":
         raise typer.Exit(1)
@@ -112,7 +112,7 @@ def _saved(app: App, item: str, **given: Any) -> str:
     field, path = o.rules_argument(item)
     if field:
         given["fields"] = (field,)
-    saved, warnings = app.add_model(path.stem.replace(" ", "_"), path, LOCAL, **given)
+    saved, warnings = app.models.add(path.stem.replace(" ", "_"), path, LOCAL, **given)
     for warning in warnings:
         errors.print(f"[yellow]warning[/] {escape(warning)}")
     return saved
@@ -120,21 +120,21 @@ def _saved(app: App, item: str, **given: Any) -> str:
 
 def carry_out(app: App, run_id: str, *, hidden: bool = False) -> dict[str, Any]:
     """Works on a run behind progress bars until it has ended; the run. Ctrl-C aborts it."""
-    names = [task["spec"]["name"] for task in app.run(run_id)["tasks"]]
+    names = [task["spec"]["name"] for task in app.runs.get(run_id)["tasks"]]
     with show.Bars(names, hidden=hidden) as bars:
         try:
             app.work_on(run_id, bars.update)
         except KeyboardInterrupt:
             bars.note("stopping; what is finished is kept")
             with contextlib.suppress(Conflict):  # it ended by itself just now
-                app.abort_run(run_id, LOCAL)
+                app.runs.abort(run_id, LOCAL)
             app.work_on(run_id, bars.update)
-    return app.run(run_id)
+    return app.runs.get(run_id)
 
 
 def report(app: App, run: dict[str, Any]) -> None:
     """What a run did, and where its tables are."""
-    target = app.target_of(RunSpec.model_validate(run["spec"]))
+    target = app.places.target(RunSpec.model_validate(run["spec"]))
     numbers = [pair for task in run["tasks"] for pair in (task["report"] or {}).get("groups", {}).items()]
     made = {group for group, found in numbers if "production" in found}
     groups = dict.fromkeys(group for group, _ in numbers)
@@ -172,7 +172,7 @@ def list_(
 def show_(run: Run, as_json: o.Json = False) -> None:
     """Show a run with the numbers of every task and group."""
     app = o.open_app()
-    found = app.run(run)
+    found = app.runs.get(run)
     show.as_json(found) if as_json else report(app, found)
 
 
@@ -180,10 +180,10 @@ def show_(run: Run, as_json: o.Json = False) -> None:
 def abort(run: Run, detach: Detach = False, as_json: o.Json = False) -> None:
     """Stop a run, whoever works on it. Finished partitions are kept; `resume` goes on from there."""
     app = o.open_app()
-    run_id = app.abort_run(run, LOCAL)
+    run_id = app.runs.abort(run, LOCAL)
     if not detach:
         app.work_on(run_id)
-    found = app.run(run_id)
+    found = app.runs.get(run_id)
     show.as_json(found) if as_json else report(app, found)
 
 
@@ -191,9 +191,9 @@ def abort(run: Run, detach: Detach = False, as_json: o.Json = False) -> None:
 def resume(run: Run, detach: Detach = False, as_json: o.Json = False) -> None:
     """Go on with a run that failed, was aborted, or lost its worker."""
     app = o.open_app()
-    run_id = app.find_run(run)
-    if app.run(run_id)["state"] not in ("planned", "running", "producing", "aborting"):
-        app.resume_run(run_id, LOCAL)
+    run_id = app.runs.find(run)
+    if app.runs.get(run_id)["state"] not in ("planned", "running", "producing", "aborting"):
+        app.runs.resume(run_id, LOCAL)
     finish(app, run_id, detach=detach, as_json=as_json)
 
 
@@ -205,7 +205,7 @@ def delete(
 ) -> None:
     """Delete a run with its results and production rows."""
     app = o.open_app()
-    run_id = app.delete_run(run, LOCAL, forget=forget)
+    run_id = app.runs.delete(run, LOCAL, forget=forget)
     waiting_for: list[str] = []
 
     def stuck(found: dict[str, Any]) -> bool:
@@ -227,7 +227,7 @@ def delete(
 @commands.command("set-aside")
 def set_aside(run: Run = "last", limit: Annotated[int, typer.Option(min=1)] = 100, as_json: o.Json = False) -> None:
     """List rows that could not be used, with the reason."""
-    found = list(itertools.islice(o.open_app().set_aside(run), limit))
+    found = list(itertools.islice(o.open_app().runs.set_aside(run), limit))
     if as_json:
         show.as_json(found)
     else:
@@ -243,7 +243,7 @@ def sample(
     as_json: o.Json = False,
 ) -> None:
     """Show sampled results with the matched text marked; the same ones for the same seed."""
-    rows = o.open_app().sample(run, size, seed, group, label)
+    rows = o.open_app().runs.sample(run, size, seed, group, label)
     if as_json:
         show.as_json(rows)
     elif rows:
@@ -261,9 +261,9 @@ def production(
 ) -> None:
     """Make the production tables of a run once more; the same rows come out."""
     app = o.open_app()
-    run_id = app.produce(run, LOCAL, partial=partial)
+    run_id = app.runs.produce(run, LOCAL, partial=partial)
     app.work_on(run_id)
-    found = app.run(run_id)
+    found = app.runs.get(run_id)
     show.as_json(found) if as_json else report(app, found)
     if found["error"]:
         raise typer.Exit(1)
@@ -282,7 +282,7 @@ def export(
 ) -> None:
     """Write all results or production rows of a run: to a file, or as JSON lines to standard output."""
     app = o.open_app()
-    rows = app.exported(run, production=of_production, group=group, comparable=sort)
+    rows = app.runs.exported(run, production=of_production, group=group, comparable=sort)
     if to is not None:
         console.print(f"{exports.export(rows, to):,} rows in {to}")
         return

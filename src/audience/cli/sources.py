@@ -24,7 +24,7 @@ def add(
     """Save a source, after looking at what is there."""
     app = o.open_app()
     given = o.source_options(table, role, option)
-    found = app.add_source(name, app.new_source(url, **given), LOCAL)
+    found = app.sources.add(name, app.sources.new(url, **given), LOCAL)
     if as_json:
         show.as_json(asdict(found))
     else:
@@ -48,14 +48,14 @@ def describe(
     """Say what a source holds: columns, roles, rows, time span, index, null keys, first rows."""
     app = o.open_app()
     given = o.source_options(table, role, option)
-    found = app.open_source(app.source_spec(source, **given)).describe()
+    found = app.places.source(app.sources.spec(source, **given)).describe()
     show.as_json(asdict(found)) if as_json else show.description(found)
 
 
 @commands.command("list")
 def list_(as_json: o.Json = False) -> None:
     """List the saved sources."""
-    records = o.open_app().sources()
+    records = o.open_app().sources.all()
     if as_json:
         show.as_json(records)
     else:
@@ -69,5 +69,5 @@ def list_(as_json: o.Json = False) -> None:
 @commands.command()
 def remove(name: str) -> None:
     """Forget a saved source; its data stays as it is."""
-    o.open_app().remove_source(name, LOCAL)
+    o.open_app().sources.remove(name, LOCAL)
     show.console.print(f"forgot the source {name}")

@@ -1,0 +1,80 @@
+"""Where data comes from and goes to: what a reference means, how it is saved, and how it is opened."""
+
+from pathlib import Path
+
+from audience.app.references import absolute
+from audience.errors import BadInput
+from audience.labeling.plan import RunSpec
+from audience.labeling.publish import PublicationSpec
+from audience.settings import Settings
+from audience.store.database import Record
+from audience.store.engines import same_place
+from audience.store.records import Store
+from audience.store.secrets import Secrets
+from audience.tables import registry as tables
+from audience.tables.base import Source, SourceSpec, Target
+from audience.tables.publications import Publisher
+
+
+class Places:
+    """Passwords leave URLs here before anything is saved, and come back where something is opened. Our own records
+    are no place for data."""
+
+    def __init__(self, settings: Settings, store: Store, secrets: Secrets) -> None:
+        self.settings = settings
+        self.store = store
+        self.secrets = secrets
+
+    # as the settings say
+
+    def default_source(self) -> str:
+        """The server of sources that the settings name, with its password: never shown."""
+        if url := self.settings.resolved_source_url:
+            return url
+        raise BadInput("no source is named: give a path, a URL or a saved source, or set AUDIENCE_SOURCE_URL")
+
+    def default_target(self) -> str:
+        """The target that the settings name, with its password: never shown."""
+        if url := self.settings.resolved_target_url:
+            return url
+        raise BadInput("no target is named: say where results go, or set AUDIENCE_TARGET_URL")
+
+    def default_publication_target(self) -> str:
+        """Where the settings keep publications, with its password: never shown."""
+        if url := self.settings.resolved_publication_url:
+            return url
+        raise BadInput("say where the new publication is to be kept (target), or set AUDIENCE_PUBLICATION_URL")
+
+    # as they are saved
+
+    def sealed_source(self, spec: SourceSpec) -> SourceSpec:
+        """With an absolute path, or a URL whose password is sealed apart."""
+        url, secret = self.secrets.separated(spec.url)
+        self._refuse_own_records(url, "source")
+        return spec.model_copy(update={"url": absolute(url), "secret": secret or spec.secret})
+
+    def sealed_target(self, reference: str) -> tuple[str, str | None]:
+        """(an absolute path, or a URL without its password; the password, sealed)."""
+        target, secret = self.secrets.separated(absolute(reference))
+        self._refuse_own_records(target, "target")
+        return target, secret
+
+    def _refuse_own_records(self, reference: str, what: str) -> None:
+        if what == "target" and same_place(reference, self.settings.resolved_store_url):
+            raise BadInput("the target holds our own records: results go to another schema, or to another database")
+        path = tables.path_of(reference, what)
+        if path is not None and self.store.database.is_in(Path(path)):
+            raise BadInput(f"{path} holds our own records; data and results live in files of their own")
+
+    # opened
+
+    def source(self, spec: SourceSpec) -> Source:
+        return tables.open_source(spec, self.secrets.joined(spec.url, spec.secret))
+
+    def target(self, spec: RunSpec) -> Target:
+        """Where the results of such a run go."""
+        return tables.open_target(spec.target, spec.target_within, self.secrets.joined(spec.target, spec.target_secret))
+
+    def publisher(self, record: Record, spec: PublicationSpec) -> Publisher:
+        url = self.secrets.joined(spec.target, spec.target_secret)
+        return tables.open_publisher(spec.target, record["id"], record["name"], spec.target_within, url)

@@ -1,0 +1,181 @@
+"""Runs: labeling of whole tables, from asking for one to reading what it found."""
+
+import contextlib
+import datetime as dt
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from audience.app.places import Places
+from audience.errors import AudienceError, BadInput, NotFound
+from audience.labeling import export as exports
+from audience.labeling.plan import RunSpec, TaskSpec, check_tasks
+from audience.labeling.sampling import scan
+from audience.labeling.statistics import PartitionStatistics, sampled, so_far
+from audience.models.registry import kind_of
+from audience.store.database import Record
+from audience.store.queues import DEFAULT, check_queue
+from audience.store.records import Once, Store
+from audience.tables.base import RESULT_SCHEMA, Target
+
+
+class Runs:
+    """What is asked of a run is written down; workers carry it out. A reference is the start of an id, or `last`."""
+
+    def __init__(self, store: Store, places: Places) -> None:
+        self.store = store
+        self.places = places
+
+    def create(
+        self,
+        tasks: Sequence[TaskSpec],
+        spec: RunSpec,
+        actor: str,
+        priority: int = 0,
+        once: Once | None = None,
+        queue: str = DEFAULT,
+    ) -> str:
+        """Checks that everything opens and fits, and writes the run down for workers to carry out; its id."""
+        check_tasks(tuple(tasks))
+        check_queue(queue)
+        saved = [self.store.model(reference) for reference in spec.models]
+        fields = tuple(dict.fromkeys(field for m in saved for field in kind_of(m["kind"]).fields(m["definition"])))
+        for task in tasks:
+            self._check_fields(task, fields)
+        names = tuple(f"{m['name']}@{m['version']}" for m in saved)
+        if len(set(names)) < len(names):
+            raise BadInput(f"a model is named twice, and would give every label twice: {', '.join(names)}")
+        target, secret = self.places.sealed_target(spec.target)
+        secret = secret or spec.target_secret
+        spec = spec.model_copy(update={"target": target, "target_secret": secret, "models": names})
+        self.places.target(spec).check()
+        asked = [task.model_dump(mode="json") for task in tasks]
+        return self.store.runs.add(spec.model_dump(mode="json"), asked, actor, priority, once, queue)
+
+    def _check_fields(self, task: TaskSpec, fields: tuple[str, ...]) -> None:
+        roles = self.places.source(task.source).roles
+        for field in fields:
+            if field not in roles:
+                raise BadInput(
+                    f"{task.name} has no column for the field {field!r} that a model looks at; "
+                    f"say which one with --role {field}=COLUMN, or let the rules look at one of: {', '.join(roles)}"
+                )
+
+    def abort(self, reference: str, actor: str) -> str:
+        """Stops a run; what is finished is kept. Workers bring it to an end; its id."""
+        run_id = self.find(reference)
+        self.store.runs.abort(run_id, actor)
+        return run_id
+
+    def resume(self, reference: str, actor: str) -> str:
+        """Goes on with a run that failed or was aborted; its id."""
+        run_id = self.find(reference)
+        self.store.runs.resume(run_id, actor)
+        return run_id
+
+    def produce(self, reference: str, actor: str, *, partial: bool = False) -> str:
+        """Production once more; the same tables come out. Of a run that failed or was aborted only if `partial`."""
+        run_id = self.find(reference)
+        self.store.runs.produce(run_id, actor, partial=partial)
+        return run_id
+
+    def delete(self, reference: str, actor: str, *, forget: bool = False) -> str:
+        """Begins to remove a run, its results and its production rows; workers do. `forget`: at once, and also when
+        its target cannot be reached, where its rows then stay."""
+        run_id = self.find(reference)
+        self.store.runs.delete(run_id, actor)
+        if forget:
+            self._empty(self.store.runs.show(run_id))
+            self.store.runs.forget(run_id, actor)
+        return run_id
+
+    def _empty(self, run: Record) -> None:
+        """Removes what can be removed of a run that is about to be forgotten."""
+        with contextlib.suppress(AudienceError):
+            target = self.places.target(RunSpec.model_validate(run["spec"]))
+            for task in run["tasks"] if target.exists() else ():
+                target.delete(task["id"])
+
+    def find(self, reference: str) -> str:
+        """The id of a run, by the beginning of one, or `last`."""
+        return str(self.store.runs.find(reference)["id"])
+
+    def get(self, reference: str) -> Record:
+        """A run with its tasks: how far each is, its report when there is one, its numbers so far as long as there is
+        none."""
+        run = self.store.runs.show(self.find(reference))
+        working = [task["id"] for task in run["tasks"] if task["report"] is None and task["progress"]["read"]]
+        counted = self.store.runs.counted(working) if working else {}
+        return {**run, "tasks": [_shown(task, counted.get(task["id"])) for task in run["tasks"]]}
+
+    def set_aside(self, reference: str) -> Iterator[Record]:
+        """The rows that could not be used, as far as they are listed: task, id and reason."""
+        run = self.get(reference)
+        target = self._results_of(run, None)
+        for task in _begun(run):
+            for mark in target.marks(task["id"], authors=False):
+                for row_id, reason in PartitionStatistics.from_json(mark.statistics).bad_rows:
+                    yield {"task": task["spec"]["name"], "id": row_id, "reason": reason}
+
+    def sample(
+        self, reference: str, size: int, seed: int | None = None, group: str | None = None, label: str | None = None
+    ) -> list[Record]:
+        """Result rows: up to `size` a task, group and panel; the same ones for the same seed."""
+        run = self.get(reference)
+        spec = RunSpec.model_validate(run["spec"])
+        target = self._results_of(run, group)
+        wanted = {label, f"/{label}", f"/{spec.panels.names.get(label or '', '')}"}
+        rows: list[Record] = []
+        for task in _begun(run):
+            if seed is None or seed == spec.seed:
+                sampler = sampled(target, task["id"], spec.seed)
+            else:
+                sampler = scan(target, task["id"], seed)
+            for (name, panel), tickets in sorted(sampler.tickets.items()):
+                if group in (None, name) and (label is None or panel in wanted):
+                    rows += target.fetch(task["id"], [(name, partition, n) for _, partition, n in tickets[:size]])
+        return rows
+
+    def exported(
+        self, reference: str, *, production: bool, group: str | None = None, comparable: bool = False
+    ) -> exports.Rows:
+        """All results or production rows of a run, as they are read; `comparable` without the ids of its tasks."""
+        run = self.get(reference)
+        target = self._results_of(run, group)
+        schema = exports.PRODUCTION_SCHEMA if production else RESULT_SCHEMA
+        rows = exports.Rows(self._rows(run, target, production, group), schema)
+        return exports.comparable(rows) if comparable else rows
+
+    def _rows(self, run: Record, target: Target, production: bool, group: str | None) -> Iterator[pa.RecordBatch]:
+        for task in _begun(run):
+            if not production:
+                yield from target.results(task["id"], group)
+            for name in (task["report"] or {}).get("groups", {}) if production else ():
+                if group in (None, name):
+                    yield from target.production(task["id"], name)
+
+    def _results_of(self, run: Record, group: str | None) -> Target:
+        """The target of a run; where it has begun, its results must be there, and the group, if one is named."""
+        target = self.places.target(RunSpec.model_validate(run["spec"]))
+        if _begun(run) and not target.exists():
+            raise NotFound(f"the results of run {run['id'][:12]} are gone: there is no {run['spec']['target']}")
+        groups = RunSpec.model_validate(run["spec"]).groups.names
+        if group is not None and group not in groups:
+            raise NotFound(f"run {run['id'][:12]} has no group {group!r}; it has: {', '.join(groups)}")
+        return target
+
+
+def _begun(run: Record) -> list[Record]:
+    """The tasks that may have something in the target."""
+    return [task for task in run["tasks"] if task["touched"]]
+
+
+def _shown(task: Record, counts: list[Record] | None) -> Record:
+    """A task with the numbers that change until it ends."""
+    seconds = task["worked_s"]
+    if task["started_at"] is not None:
+        began = dt.datetime.fromisoformat(task["started_at"])
+        seconds += max(0.0, (dt.datetime.now(dt.UTC) - began).total_seconds())
+    measured = {"seconds": round(seconds, 3), "peak_memory_mb": task["peak_mb"], "peak_memory_by": task["peak_by"]}
+    report = {**task["report"], **measured} if task["report"] else None
+    return {**task, "report": report, "so_far": {**so_far(counts), **measured} if counts else None}

@@ -1,0 +1,55 @@
+"""Sources: tables and files that rows are read from, saved under names."""
+
+from pathlib import Path
+from typing import Any
+
+from audience.app.places import Places
+from audience.app.references import NAME, check_name
+from audience.errors import NotFound
+from audience.store.database import Record
+from audience.store.records import Once, Store
+from audience.tables.base import Description, SourceSpec
+from audience.tables.times import check_timezone
+
+
+class Sources:
+    """Saved sources, and those that are named by a path or URL."""
+
+    def __init__(self, store: Store, places: Places) -> None:
+        self.store = store
+        self.places = places
+
+    def add(self, name: str, spec: SourceSpec, actor: str, once: Once | None = None) -> Description:
+        """Saves a source after it was opened and described."""
+        check_name(name, "source")
+        spec = self.places.sealed_source(spec)
+        description = self.places.source(spec).describe()
+        self.store.add_source(name, spec.model_dump(mode="json"), actor, once)
+        return description
+
+    def all(self) -> list[Record]:
+        return self.store.sources()
+
+    def remove(self, name: str, actor: str) -> None:
+        self.store.remove_source(name, actor)
+
+    def spec(self, reference: str | None, **given: Any) -> SourceSpec:
+        """Of a saved source by its name, or of a path or URL; None: of the server that the settings name. `given` adds
+        to it or replaces."""
+        if reference is None:
+            return self.new(self.places.default_source(), **given)
+        given = {key: value for key, value in given.items() if value not in (None, {}, ())}
+        saved = [record for record in self.store.sources() if record["name"] == reference]
+        if saved:
+            roles = {**saved[0]["spec"]["roles"], **given.get("roles", {})}
+            return SourceSpec.model_validate({**saved[0]["spec"], **given, "roles": roles})
+        if NAME.fullmatch(reference) and not Path(reference).exists() and "." not in reference:
+            raise NotFound(
+                f"{reference!r} is neither a saved source nor a file here; `audience source list` shows them"
+            )
+        return self.new(reference, **given)
+
+    def new(self, url: str, **given: Any) -> SourceSpec:
+        """A source as it may be saved: an absolute path, no password in the URL."""
+        check_timezone(given.get("timezone", "UTC"))
+        return self.places.sealed_source(SourceSpec(url=url, **given))
