@@ -122,13 +122,13 @@ def carry_out(app: App, run_id: str, *, hidden: bool = False) -> dict[str, Any]:
     """Works on a run behind progress bars until it has ended; the run. Ctrl-C aborts it."""
     names = [task["spec"]["name"] for task in app.runs.get(run_id)["tasks"]]
     with show.Bars(names, hidden=hidden) as bars:
-        try:
-            app.work_on(run_id, bars.update)
-        except KeyboardInterrupt:
+
+        def stop() -> None:
             bars.note("stopping; what is finished is kept")
             with contextlib.suppress(Conflict):  # it ended by itself just now
                 app.runs.abort(run_id, LOCAL)
-            app.work_on(run_id, bars.update)
+
+        app.work_on(run_id, bars.update, stop)
     return app.runs.get(run_id)
 
 
