@@ -3,11 +3,13 @@
 import contextlib
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
 
 import pytest
+from faults import wait_until
 
 from audience.cli.main import main
 
@@ -20,7 +22,7 @@ def audience(tmp_path):
     """Runs the program in a folder of its own; (status, output, errors)."""
 
     def run(*arguments, status=0):
-        environment = {**os.environ, "AUDIENCE_HOME": str(tmp_path / "home"), "COLUMNS": "160", "NO_COLOR": "1"}
+        environment = {**os.environ, "AUDIENCE_HOME": str(tmp_path / "home"), "NO_COLOR": "1"}
         command = [sys.executable, "-m", "audience", *map(str, arguments)]
         done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert "Traceback" not in done.stderr, done.stderr
@@ -51,6 +53,28 @@ def test_a_newcomer_labels_looks_and_exports(audience, posts, tmp_path):
     assert "deleted run" in audience("run", "delete", "last")
     with contextlib.closing(sqlite3.connect(tmp_path / "labels.db")) as db, db:
         assert db.execute("SELECT count(*) FROM results_all").fetchone() == (0,)
+
+
+def test_ctrl_c_says_that_it_stops_before_it_has_and_the_run_can_be_resumed(audience, table, rules, tmp_path):
+    rules(RULES)
+    table([(f"p{n}", "c1", "小媽", "buy now", "2024-01-01") for n in range(60_000)])
+    environment = {**os.environ, "AUDIENCE_HOME": str(tmp_path / "home"), "AUDIENCE_PARTITION_ROWS": "500"}
+    command = [sys.executable, "-m", "audience", "label", "posts.db", "--rules", "author=gender.csv"]
+    with subprocess.Popen(
+        [*command, "--target", "labels.db"],
+        env=environment,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        wait_until(lambda: (tmp_path / "labels.db").exists(), "the target is made")
+        process.send_signal(signal.SIGINT)
+        told = process.communicate(timeout=60)[0]
+    assert process.returncode == 1
+    assert told.index("stopping; what is finished is kept") < told.index("aborted")
+    run = json.loads(audience("run", "resume", "last", "--json"))
+    assert (run["state"], run["tasks"][0]["report"]["read"]) == ("done", 60_000)
 
 
 def test_saved_sources_and_models_are_used_by_name(audience, posts):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -27,7 +28,9 @@ from audience.tables.base import Description
 from audience.tables.checks import Finding
 
 SECRETS = ("secret", "target_secret")
-console = Console(highlight=False)
+PIPED_CELLS = 200
+"""Width where nobody looks: a file or another program takes long lines better than folded ones."""
+console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_CELLS)
 errors = Console(stderr=True, highlight=False)
 
 CONTEXT_CELLS = 32
