@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from audience.app import App
 from audience.doctor import examine
+from audience.errors import BadInput
 from audience.settings import Settings
 from audience.store.engines import open_engine
 from audience.tables.checks import Finding, check_clock, check_target
@@ -124,3 +125,16 @@ def test_sources_that_cannot_be_opened_are_told(tmp_path: Path) -> None:
     assert [finding.verdict for finding in found] == ["wrong", "wrong"]
     assert "there is no file" in found[0].said
     assert "s3cret" not in str(found)
+
+
+def test_a_target_without_temporary_tables_is_refused_before_anything_is_labelled(reader: str, mysql_url: str) -> None:
+    server = MysqlServer.at(reader)
+    with MysqlServer.at(mysql_url).session() as connection:
+        rights = "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP"
+        connection.cursor().execute(f"GRANT {rights} ON {server.database}.* TO {server.user}@'%'")
+    with pytest.raises(BadInput, match="production needs temporary tables: GRANT CREATE TEMPORARY TABLES") as told:
+        open_target(reader).check()
+    assert "s3cret" not in str(told.value)
+    with MysqlServer.at(mysql_url).session() as connection:
+        connection.cursor().execute(f"GRANT CREATE TEMPORARY TABLES ON {server.database}.* TO {server.user}@'%'")
+    open_target(reader).check()

@@ -75,8 +75,14 @@ class MysqlTarget:
                 cursor.execute(BAR, (fence, task, fence))
 
     def check(self) -> None:
-        with self.server.writing():
-            pass
+        """Also that this user may do what production does, which comes after all the labeling."""
+        with self.server.writing() as connection, connection.cursor() as cursor:
+            try:
+                with self.server.mapped_errors():
+                    make_tables(cursor)
+            except BadInput as error:
+                grant = f"GRANT CREATE TEMPORARY TABLES ON {quoted(self.server.database)}.* TO {self.server.user}@'%'"
+                raise BadInput(f"{error}: production needs temporary tables: {grant}") from error
 
     def exists(self) -> bool:
         try:
