@@ -1,0 +1,30 @@
+"""Bodies of `/v1/groups` and `/v1/conflict-groups`."""
+
+from pydantic import BaseModel
+
+from audience.labeling.groups import GroupMap
+from audience.labeling.panels import Panels
+
+
+class NamedGroups(GroupMap):
+    """Saved groups."""
+
+    name: str
+    created_by: str
+    created_at: str
+
+
+class NamedConflictGroups(Panels):
+    """Saved conflict groups."""
+
+    name: str
+    created_by: str
+    created_at: str
+
+
+class GroupsList(BaseModel):
+    items: list[NamedGroups]
+
+
+class ConflictGroupsList(BaseModel):
+    items: list[NamedConflictGroups]
