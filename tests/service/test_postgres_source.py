@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from audience.errors import NotFound
 from audience.tables.base import Selection, Source, SourceSpec
 from audience.tables.postgres_server import PostgresServer
 from audience.tables.registry import open_source
@@ -129,6 +130,14 @@ def test_tables_are_those_of_the_schema_that_is_named(postgres_url: str, run: Ru
     run("CREATE SCHEMA forum", "CREATE TABLE forum.posts (id int PRIMARY KEY, content text)")
     run("INSERT INTO forum.posts VALUES (1, 'x')", "CREATE TABLE posts (id int, content text)")
     assert len(read(opened(f"{postgres_url}?schema=forum", table="posts"))) == 1
+
+
+def test_schema_that_is_not_there_or_empty_is_told(postgres_url: str, run: Run) -> None:
+    run("CREATE SCHEMA empty")
+    with pytest.raises(NotFound, match="there is no schema nope"):
+        opened(f"{postgres_url}?schema=nope")
+    with pytest.raises(NotFound, match="no table that this user may read"):
+        opened(f"{postgres_url}?schema=empty")
 
 
 def test_source_writes_nothing_even_through_a_function(postgres_url: str, run: Run) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from audience.errors import NotFound
 from audience.tables.base import Partition, Selection, SourceSpec
 from audience.tables.batches import BATCH_BYTES, NOT_A_TIME, rebatched
 from audience.tables.postgres_server import TOO_SLOW, PostgresServer, quoted
@@ -94,7 +95,10 @@ class PostgresSource(ServerSource):
             "SELECT relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = %s"
             f" AND relkind IN ({RELATIONS}) AND has_table_privilege(pg_class.oid, 'SELECT')"
         )
-        return [name for (name,) in rows(sql, (self.server.schema,))]
+        names = [name for (name,) in rows(sql, (self.server.schema,))]
+        if not names and rows("SELECT to_regnamespace(%s)", (quoted(self.server.schema),))[0][0] is None:
+            raise NotFound(f"there is no schema {self.server.schema} in {self.place}: name another with ?schema=")
+        return names
 
     def _columns(self, rows: Rows) -> list[Column]:
         found = rows(

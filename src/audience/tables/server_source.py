@@ -106,9 +106,11 @@ class ServerSource(ABC):
     def _pick_table(self, rows: Rows) -> str:
         names = sorted(self._tables(rows))
         table = self.spec.table
+        if not names:
+            raise NotFound(f"{self.place} has no table that this user may read")
         if table is None and len(names) == 1:
             return names[0]
-        known = ", ".join(names[:50]) or "none"
+        known = ", ".join(names[:50])
         if table is None:
             raise BadInput(f"{self.place} holds {len(names)} tables; name one with --table: {known}")
         if table not in names:
