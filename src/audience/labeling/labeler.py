@@ -4,7 +4,6 @@ import datetime as dt
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import polars as pl
@@ -16,7 +15,11 @@ from audience.labeling.panels import Panels
 from audience.labeling.statistics import PartitionStatistics, count_into
 from audience.models.base import Model
 from audience.tables.base import RESULT_SCHEMA
+from audience.tables.batches import BATCH_BYTES, BATCH_ROWS
 from audience.tables.result_rows import holding
+
+FIRST_ROWS = 4_096
+GROWTH = 4
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Labeler:
         """Result rows in the order of the rows, and of the models within a row; `statistics` is filled on the way."""
         n = 0
         started = time.perf_counter()
-        for results in map(partial(self._label_batch, statistics), batches):
+        for results in self._portions(batches, statistics):
             if len(results):
                 results = results.with_columns(
                     pl.lit(partition, pl.Int64).alias("partition"), (pl.int_range(pl.len()) + n).alias("n")
@@ -58,7 +61,21 @@ class Labeler:
                 yield _as_results(results)
         statistics.seconds += time.perf_counter() - started
 
-    def _label_batch(self, statistics: PartitionStatistics, batch: pa.RecordBatch) -> pl.DataFrame:
+    def _portions(self, batches: Iterable[pa.RecordBatch], statistics: PartitionStatistics) -> Iterator[pl.DataFrame]:
+        """The results of so many rows at once as have about `BATCH_BYTES` of them, learned from the rows before: where
+        every row has dozens of hits, its results are many times larger than the row."""
+        size = FIRST_ROWS
+        for batch in batches:
+            start = 0
+            while start < len(batch):
+                portion = batch.slice(start, size)
+                results = self._label_batch(portion, statistics)
+                start += len(portion)
+                fitting = len(portion) * BATCH_BYTES // (int(results.estimated_size()) + 1)
+                size = max(1, min(fitting, size * GROWTH, BATCH_ROWS))
+                yield results
+
+    def _label_batch(self, batch: pa.RecordBatch, statistics: PartitionStatistics) -> pl.DataFrame:
         frame = _frame(batch).with_row_index("place")
         statistics.read += len(frame)
         rows = self._usable(frame, statistics)
