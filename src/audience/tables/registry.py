@@ -255,12 +255,8 @@ def _path_of(url: str, scheme: str) -> str:
 
 
 def _is_sqlite(path: Path) -> bool:
-    from audience.tables.sqlite import MAGIC
+    from audience.tables.sqlite import is_database
 
     if path.suffix.lower() in SQLITE_ENDINGS and not path.is_dir():
         return not glob.has_magic(str(path)) or path.exists()
-    try:
-        with path.open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
+    return is_database(path)

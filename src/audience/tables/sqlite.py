@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime as dt
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,6 @@ from audience.tables.base import (
 from audience.tables.batches import canonical_batch, fetched
 from audience.tables.times import check_are_times, parse_times
 
-MAGIC = b"SQLite format 3\0"
 BUSY_TIMEOUT_S = 30.0
 ROWID_NAMES = ("rowid", "_rowid_", "oid")
 TIME_SAMPLE_ROWS = 1_000
@@ -312,13 +312,26 @@ class SqliteSource:
 def check_is_database(path: Path) -> None:
     if not path.is_file():
         raise NotFound(f"there is no file {path}")
+    if not os.access(path, os.R_OK):
+        raise BadInput(f"{path} cannot be read: this user may not")
+    if not is_database(path):
+        raise BadInput(f"{path} is not a SQLite database")
+
+
+def is_database(path: Path) -> bool:
+    """Whether a file is one; in doubt it is, and who opens it is told more. SQLite itself looks: whoever else closes
+    such a file takes this process's locks on it away, from under the connections of other threads."""
     try:
-        with path.open("rb") as file:
-            head = file.read(len(MAGIC))
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
-    if head != MAGIC:
-        raise BadInput(f"{path} is not a SQLite database: it does not begin with {MAGIC[:15].decode()!r}")
+        if not path.is_file() or not path.stat().st_size:
+            return False
+    except OSError:
+        return False
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+            db.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.Error as error:
+        return error.sqlite_errorname != "SQLITE_NOTADB"
+    return True
 
 
 def _shortest(time: dt.datetime, separator: str) -> str:
