@@ -1,6 +1,9 @@
 """What workers judge by, and how jobs are shared: without processes."""
 
+import contextlib
+import sqlite3
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +16,7 @@ from audience.jobs.steps import Steps
 from audience.jobs.watch import Stopped, Watch
 from audience.jobs.worker import Worker
 from audience.labeling.plan import RunSpec, TaskSpec
+from audience.labeling.statistics import TaskStatistics
 
 CSV = "label,content,match_type\n女性,媽,partially\n"
 
@@ -293,3 +297,28 @@ def test_peak_memory_is_sampled_when_tasks_share_the_process():
     with watch.watching("a") as later:
         pass
     assert first.mb - later.mb > 40
+
+
+def test_a_partition_that_the_target_lost_is_labelled_again(app, ask, tmp_path, caplog):
+    run = ask(partition_rows=1)
+    worker, steps = app.store.workers.add("w", 1), app.worker()
+    for _ in range(3):  # the plan and both partitions
+        steps.handle(app.store.jobs.take(worker))
+    with contextlib.closing(sqlite3.connect(tmp_path / "labels.db")) as db, db:
+        db.execute("DELETE FROM audience_partition WHERE partition = 1")
+        db.execute("DELETE FROM results_all WHERE partition = 1")
+    app.work_on(run)
+    found = app.runs.get(run)
+    assert found["state"] == "done"
+    assert (found["tasks"][0]["report"]["read"], found["tasks"][0]["progress"]["read"]) == (2, 2)
+    assert "action=partitions_lost" in caplog.text
+    with contextlib.closing(sqlite3.connect(tmp_path / "labels.db")) as db, db:
+        assert db.execute("SELECT id FROM results_all ORDER BY 1").fetchall() == [("p0",), ("p1",)]
+
+
+def test_a_target_that_loses_everything_again_and_again_fails_the_run(app, ask, monkeypatch):
+    run = ask()
+    real = TaskStatistics.of
+    monkeypatch.setattr(TaskStatistics, "of", lambda *given: replace(real(*given), partitions=frozenset()))
+    app.work_on(run)
+    assert "loses what is written" in app.runs.get(run)["error"]

@@ -125,17 +125,24 @@ class Steps:
         return next((_finished(mark) for mark in marks if mark.partition == job["number"]), None)
 
     def report(self, job: Record, watch: Watch) -> None:
-        """Adds up what the marks in the target say."""
+        """Adds up what the marks in the target say. Partitions whose marks are gone (a server that fell with what it
+        had promised to keep, a table that somebody emptied) are labelled again first."""
         task = self.store.tasks.get(job["task_id"])
         spec = RunSpec.model_validate(task["run"]["spec"])
         with self.memory.watching(task["id"]) as peak:
-            report = self._report(task, spec, self.target_of(spec))
+            statistics = TaskStatistics.of(self.target_of(spec), task["id"], spec.seed)
+            report = self._report(task, spec, statistics)
+        if task["state"] == "running" and (lost := self.store.tasks.done(task["id"]) - statistics.partitions):
+            log.warning("action=partitions_lost task_id=%s partitions=%s", task["id"], len(lost))
+            with self._finishing(job, peak) as connection:
+                tasks.lost(connection, task["id"], lost)
+            return
         with self._finishing(job, peak) as connection:
             tasks.reported(connection, task["id"], report, production=spec.production, delay_s=spec.production_delay_s)
         log.info("action=task_labeled task_id=%s rows=%s", task["id"], report["read"])
 
-    def _report(self, task: Record, spec: RunSpec, target: Target) -> Record:
-        statistics = TaskStatistics.of(target, task["id"], spec.seed)
+    @staticmethod
+    def _report(task: Record, spec: RunSpec, statistics: TaskStatistics) -> Record:
         planned, set_aside = task["n_planned"] or 0, task["set_aside"] or {}
         return task_report(statistics, planned, set_aside, spec.groups.names, by_author=bool(task["by_author"]))
 
@@ -166,7 +173,7 @@ class Steps:
         try:
             target = self.target_of(spec)
             target.bar(task["id"], task["fence"])
-            return self._report(task, spec, target)
+            return self._report(task, spec, TaskStatistics.of(target, task["id"], spec.seed))
         except Transient:
             raise
         except AudienceError as error:

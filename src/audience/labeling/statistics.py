@@ -85,22 +85,22 @@ class TaskStatistics:
 
     total: PartitionStatistics
     authors: dict[str, int]
-    n_partitions: int
+    partitions: frozenset[int]
 
     @classmethod
     def of(cls, target: Target, task: str, seed: int) -> "TaskStatistics":
         """From the marks in the target: what is written is what counts."""
         total = PartitionStatistics(seed=seed)
-        n_partitions = 0
+        partitions = set()
         for mark in target.marks(task):
             part = PartitionStatistics.from_json(mark.statistics)
             for name in SUMS:
                 setattr(total, name, getattr(total, name) + getattr(part, name))
             total.bad_rows += part.bad_rows[: BAD_ROWS_LISTED - len(total.bad_rows)]
             total.sampler.merge([part.sampler])
-            n_partitions += 1
+            partitions.add(mark.partition)
         authors = count_distinct(lambda: (mark.authors for mark in target.marks(task)))
-        return cls(total, authors, n_partitions)
+        return cls(total, authors, frozenset(partitions))
 
 
 def sampled(target: Target, task: str, seed: int) -> Sampler:

@@ -1,21 +1,22 @@
 """What follows when a step of a task has ended: the next jobs, and the moves of the task and its run. The functions
 below work in the transaction that ends the step's job (`Jobs.finishing`)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from audience.errors import NotFound
+from audience.errors import Conflict, NotFound
 from audience.store import schema
-from audience.store.database import Database, Record, rows_of
+from audience.store.database import Database, Record, now, rows_of
 from audience.store.jobs import add_jobs
 from audience.store.runs import move, settle, stop_clock
 from audience.store.states import OPEN_JOB
 
 WORKER = "worker"
 """The actor of what workers do on their own."""
+MOST_REPORTS = 5
 
 
 class Tasks:
@@ -43,6 +44,13 @@ class Tasks:
         c = schema.partition.c
         query = sa.select(c.number, c.slice, c.n_rows).where(c.task_id == task_id, c.number == number)
         return self.database.rows(query)[0]
+
+    def done(self, task_id: str) -> set[int]:
+        """The partitions that are labelled, as far as we know."""
+        with self.database.reading() as connection:
+            return set(
+                connection.execute(sa.select(schema.job.c.number).where(*_partitions(task_id, "done"))).scalars()
+            )
 
     def save_plan(self, task_id: str, partitions: Iterable[Mapping[str, Any]], set_aside: Mapping[str, int]) -> None:
         """The plan of a task that has none. It is never made twice: what is written follows the first one."""
@@ -100,6 +108,19 @@ def _report_after_the_last(connection: sa.Connection, task: Record) -> None:
 def _report_next(connection: sa.Connection, task: Record) -> None:
     stop_clock(connection, task["id"])
     add_jobs(connection, task["run_id"], "report", task_id=task["id"])
+
+
+def lost(connection: sa.Connection, task_id: str, numbers: Collection[int]) -> None:
+    """Partitions that were labelled, and that the target has no more, are labelled again. Raises Conflict when that
+    happens again and again."""
+    task, job = _task(connection, task_id), schema.job.c
+    reports = sa.select(sa.func.count()).where(job.task_id == task_id, job.kind == "report")
+    if connection.execute(reports).scalar_one() > MOST_REPORTS:
+        raise Conflict(f"the target loses what is written to it: {len(numbers)} partitions are gone again")
+    connection.execute(sa.delete(schema.job).where(*_partitions(task_id, "done"), job.number.in_(numbers)))
+    jobs = [{"number": number} for number in sorted(numbers)]
+    add_jobs(connection, task["run_id"], "partition", task_id=task_id, fence=task["fence"], jobs=jobs)
+    connection.execute(sa.update(schema.task).where(schema.task.c.id == task_id).values(started_at=now()))
 
 
 def reported(connection: sa.Connection, task_id: str, report: Record, *, production: bool, delay_s: float) -> None:
@@ -169,6 +190,11 @@ def note_peak(connection: sa.Connection, task_id: str, mb: float | None, how: st
     task = _task(connection, task_id)
     if mb is not None and mb > (task["peak_mb"] or 0.0):
         connection.execute(sa.update(schema.task).where(schema.task.c.id == task_id).values(peak_mb=mb, peak_by=how))
+
+
+def _partitions(task_id: str, state: str) -> tuple[sa.ColumnElement[bool], ...]:
+    job = schema.job.c
+    return job.task_id == task_id, job.kind == "partition", job.state == state
 
 
 def _task(connection: sa.Connection, task_id: str) -> Record:
