@@ -268,6 +268,8 @@ def _said(error: BaseException | None) -> tuple[str, str]:
     if len(arguments) > 1 and isinstance(arguments[0], int):
         return str(arguments[0]), str(arguments[1]) or type(error).__name__
     text = str(error).strip()
+    if name := getattr(error, "sqlite_errorname", None):
+        text = f"{text} ({name})"  # "disk I/O error" is a dozen different ones
     code = getattr(error, "sqlstate", None)
     found = (code for pattern, code in SAID_ON_CONNECTING.items() if re.search(pattern, text))
     return code or next(found, ""), text.splitlines()[0] if text else type(error).__name__
