@@ -1,11 +1,12 @@
 """What every process of the service does: it logs, ends when it is told to, and ends with the one that started it."""
 
+import contextlib
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 def log_to_stderr() -> None:
@@ -19,6 +20,22 @@ def end_on_signals(stop: Callable[[], None]) -> None:
     """Ctrl-C and SIGTERM end the program in good order."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop())
+
+
+@contextlib.contextmanager
+def told_of_ctrl_c() -> Iterator[threading.Event]:
+    """Set at the first Ctrl-C, which would otherwise come in the middle of anything; the next one ends the program."""
+    pressed, before = threading.Event(), signal.getsignal(signal.SIGINT)
+
+    def press(*_: object) -> None:
+        pressed.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def end_with_parent() -> None:

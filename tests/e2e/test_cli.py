@@ -77,6 +77,28 @@ def test_ctrl_c_says_that_it_stops_before_it_has_and_the_run_can_be_resumed(audi
     assert (run["state"], run["tasks"][0]["report"]["read"]) == ("done", 60_000)
 
 
+def test_mistyped_conflict_groups_are_told(posts, tmp_path, monkeypatch, capsys):
+    (tmp_path / "panels.json").write_text('{"names": {"男性": "male"}, "conflicts": {"gender": ["mle", "女性"]}}')
+    monkeypatch.setenv("AUDIENCE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    label = ["label", "posts.db", "--rules", "author=gender.csv", "--target", "labels.db"]
+    monkeypatch.setattr(sys, "argv", ["audience", *label, "--panels", "panels.json"])
+    with contextlib.suppress(SystemExit):
+        main()
+    told = capsys.readouterr().err
+    assert "no label of these models is written as /mle" in told
+    assert "/女性" not in told
+
+
+def test_a_new_publication_whose_target_cannot_be_used_is_not_kept(audience, posts):
+    audience("label", "posts.db", "--rules", "author=gender.csv", "--target", "labels.db")
+    told = audience("publish", "board", "--run", "last", "--target", "mysql://u@127.0.0.1:1/x", "--yes", status=1)
+    assert "cannot be reached" in told
+    assert json.loads(audience("publication", "list", "--json")) == []
+    audience("publish", "board", "--run", "last", "--target", "board.db", "--yes")
+    assert json.loads(audience("publication", "show", "board", "--json"))["version"] == 1
+
+
 def test_saved_sources_and_models_are_used_by_name(audience, posts):
     audience("source", "add", "posts", "posts.db", "--role", "content=content")
     assert "posts.db" in audience("source", "list")
@@ -134,6 +156,7 @@ LABEL = ("label", "posts.db", "--rules", "author=gender.csv", "--target", "label
         ((*LABEL[:4], "--target", "mysql://u:geheim@127.0.0.1:1/db"), "cannot be reached"),
         ((*LABEL[:4], "--target", "postgresql://u:geheim@127.0.0.1:1/db"), "cannot be reached"),
         (("label", "mysql://u:geheim@127.0.0.1:1/db", *LABEL[2:]), "cannot be reached"),
+        (("label", "mysql://u:ge/h@eim@127.0.0.1:1/db", *LABEL[2:]), "written as %XX"),
         (("label", "posts.db", "--target", "labels.db"), "--rules FILE"),
         (("label", "posts.db", "--model", "nobody", "--target", "labels.db"), "no model 'nobody'"),
         (("label", "posts.db", "--rules", "title=gender.csv", "--target", "labels.db"), "--role title=COLUMN"),

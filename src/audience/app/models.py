@@ -50,6 +50,10 @@ class Models:
         record = self.store.model(reference)
         return kind_of(record["kind"]).fields(record["definition"])
 
+    def labels(self, reference: str) -> tuple[str, ...]:
+        record = self.store.model(reference)
+        return kind_of(record["kind"]).labels(record["definition"])
+
     def load(self, reference: str) -> NamedModel:
         record = self.store.model(reference)
         return NamedModel(f"{record['name']}@{record['version']}", kind_of(record["kind"]).build(record["definition"]))

@@ -67,29 +67,16 @@ class App:
         """What carries out jobs in this process."""
         return Steps(self.store, self.models.load, self.places.source, self.places.target)
 
-    def work_on(
-        self,
-        run_id: str,
-        progress: Callable[[Record], bool | None] | None = None,
-        interrupted: Callable[[], None] | None = None,
-    ) -> None:
+    def work_on(self, run_id: str, progress: Callable[[Record], bool | None] | None = None) -> None:
         """Carries out a run in this process until it has ended, beside whatever workers there are. `progress` is told
-        how the run stands now and then; when it returns true, the rest is left to others. `interrupted` is called at
-        the first Ctrl-C, and the work goes on; the next one ends it."""
+        how the run stands now and then; when it returns true, the rest is left to others."""
         worker = self.worker(run_id=run_id)
         worker.start()
         try:
-            while True:
-                try:
-                    run = self._unfinished(run_id)
-                    if run is None or (progress and progress(run)):
-                        return
-                    time.sleep(WATCH_S)
-                except KeyboardInterrupt:
-                    if interrupted is None:
-                        raise
-                    interrupted()
-                    interrupted = None
+            while (run := self._unfinished(run_id)) is not None:
+                if progress and progress(run):
+                    return
+                time.sleep(WATCH_S)
         finally:
             worker.stop()
 

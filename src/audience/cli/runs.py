@@ -19,6 +19,7 @@ from audience.labeling import export as exports
 from audience.labeling.groups import GroupMap, load_groups
 from audience.labeling.panels import default_panels, load_panels
 from audience.labeling.plan import PRIORITIES, RunSpec, TaskSpec
+from audience.process import told_of_ctrl_c
 from audience.store.queues import DEFAULT
 from audience.tables.base import SourceSpec
 from audience.tables.times import parse_bound
@@ -89,6 +90,10 @@ def label(
         bad_rows_limit=bad_rows,
     )
     run_id = app.runs.create(tasks, spec, LOCAL, PRIORITIES[priority], queue=queue)
+    for panel in spec.panels.unknown(itertools.chain(*map(app.models.labels, spec.models))) if panels else ():
+        errors.print(
+            f"[yellow]warning[/] {escape(str(panels))}: no label of these models is written as {escape(panel)}"
+        )
     finish(app, run_id, detach=detach, as_json=as_json)
 
 
@@ -121,14 +126,17 @@ def _saved(app: App, item: str, **given: Any) -> str:
 def carry_out(app: App, run_id: str, *, hidden: bool = False) -> dict[str, Any]:
     """Works on a run behind progress bars until it has ended; the run. Ctrl-C aborts it."""
     names = [task["spec"]["name"] for task in app.runs.get(run_id)["tasks"]]
-    with show.Bars(names, hidden=hidden) as bars:
+    with show.Bars(names, hidden=hidden) as bars, told_of_ctrl_c() as pressed:
 
-        def stop() -> None:
-            bars.note("stopping; what is finished is kept")
-            with contextlib.suppress(Conflict):  # it ended by itself just now
-                app.runs.abort(run_id, LOCAL)
+        def watch(run: dict[str, Any]) -> None:
+            if pressed.is_set():
+                pressed.clear()
+                bars.note("stopping; what is finished is kept")
+                with contextlib.suppress(Conflict):  # it ended by itself just now
+                    app.runs.abort(run_id, LOCAL)
+            bars.update(run)
 
-        app.work_on(run_id, bars.update, stop)
+        app.work_on(run_id, watch)
     return app.runs.get(run_id)
 
 

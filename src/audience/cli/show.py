@@ -257,7 +257,7 @@ class Bars:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=errors,
-            disable=hidden,
+            disable=hidden or not errors.is_terminal,
         )
         self._names = names
         self._bars = [self._progress.add_task(f"{name}: waiting", total=None, start=False) for name in names]
@@ -277,7 +277,8 @@ class Bars:
                 step = "planning"
             if task["n_planned"] is not None:
                 self._progress.start_task(bar)
-            shown = {"total": task["n_planned"], "completed": task["progress"]["read"]}
+            total = None if task["state"] == "producing" else task["n_planned"]  # nobody knows how far production is
+            shown = {"total": total, "completed": task["progress"]["read"]}
             self._progress.update(bar, description=f"{name}: {step}", **shown)
 
     def add(self, bar: int, n: int, total: int) -> None:

@@ -1,6 +1,7 @@
 """How labels are written into tables, and which of them contradict each other: data that a run may replace."""
 
 import json
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
@@ -26,6 +27,11 @@ class Panels(BaseModel):
     def conflict_of(self) -> dict[str, str]:
         """panel -> the conflict group it is in."""
         return {_slashed(panel): name for name, panels in self.conflicts.items() for panel in panels}
+
+    def unknown(self, labels: Iterable[str]) -> list[str]:
+        """The panels in conflict groups that none of these labels is written as: perhaps mistyped."""
+        known = set(self.of(pl.Series(list(labels), dtype=pl.String)))
+        return [panel for panel in self.conflict_of if panel not in known]
 
 
 def default_panels() -> Panels:

@@ -15,6 +15,9 @@ class Kind(Protocol):
     def fields(self, definition: dict[str, Any]) -> tuple[str, ...]:
         """The fields it looks at, told without building it."""
 
+    def labels(self, definition: dict[str, Any]) -> tuple[str, ...]:
+        """The labels that it may give, told without building it."""
+
 
 class Rules:
     """Keyword and regex rules; the definition is a `RuleSet`."""
@@ -29,6 +32,11 @@ class Rules:
         from audience.models.rules import RuleSet
 
         return RuleSet.model_validate(definition).used_fields
+
+    def labels(self, definition: dict[str, Any]) -> tuple[str, ...]:
+        from audience.models.rules import RuleSet
+
+        return tuple(RuleSet.model_validate(definition).labels_in_order)
 
 
 KINDS: dict[str, Kind] = {"rules": Rules()}
