@@ -161,7 +161,7 @@ def test_second_publisher_is_refused_and_one_that_takes_over_bars_the_first(app,
 def test_publishing_what_was_previewed_is_refused_when_something_else_was_published(app, label, publication):
     run = label(("c1", "amy", "爸"))
     publish(app, publication, run)
-    with pytest.raises(Conflict, match="published meanwhile"):
+    with pytest.raises(Conflict, match="is published now, not"):
         app.publications.begin(publication, [run], LOCAL, base=0)
 
 

@@ -482,7 +482,7 @@ def test_production_is_previewed_published_rolled_back_and_exported(client, app,
     reply = client.post("/v1/publications/moods/publish", json={**runs, "base": 0})
     assert (reply.status_code, reply.json()["under_way"]) == (202, "publish")
     assert (
-        "published meanwhile"
+        "is published now, not 0"
         in problem(client.post("/v1/publications/moods/publish", json={**runs, "base": 0}), 409)["detail"]
     )
     client.post("/v1/publications/moods/publish", json={**runs, "replace": True})

@@ -7,7 +7,7 @@ import pyarrow as pa
 from audience.app.places import Places
 from audience.app.references import check_name
 from audience.app.runs import Runs
-from audience.errors import BadInput, Conflict, NotFound
+from audience.errors import AudienceError, BadInput, Conflict, NotFound
 from audience.jobs.publishing import Publishers
 from audience.labeling import export as exports
 from audience.labeling.panels import Panels, checked
@@ -25,12 +25,12 @@ class Publications:
         self.runs = runs
 
     def add(self, name: str, spec: PublicationSpec, actor: str, once: Once | None = None) -> None:
-        """Saves a publication after its target was opened; nothing is published yet."""
+        """Saves a publication after its target was looked into; nothing is published yet."""
         check_name(name, "publication")
         target, secret = self.places.sealed_target(spec.target)
         spec = spec.model_copy(update={"target": target, "target_secret": secret or spec.target_secret})
         check_indexes(spec.indexes)
-        self.places.publisher({"id": "", "name": name}, spec)
+        self.places.publisher({"id": "", "name": name}, spec).edition()
         self.store.publications.add(name, spec.model_dump(mode="json"), actor, once)
 
     def is_target(self, saved: str, reference: str) -> bool:
@@ -41,10 +41,14 @@ class Publications:
         return self.store.publications.all()
 
     def get(self, name: str) -> Record:
-        """A publication with its versions, newest first, and where its indexes can be looked up."""
+        """A publication with its versions, newest first, and where its indexes can be looked up. Where its target
+        refuses, `error` says so, and what is under way can still be seen."""
         record = self.store.publications.get(name)
-        publisher = self.places.publisher(record, PublicationSpec.model_validate(record["spec"]))
-        return {**record, "where": {index: publisher.where(index) for index in publisher.edition().indexes}}
+        try:
+            publisher = self.places.publisher(record, PublicationSpec.model_validate(record["spec"]))
+            return {**record, "where": {index: publisher.where(index) for index in publisher.edition().indexes}}
+        except AudienceError as error:
+            return {**record, "where": {}, "error": record["error"] or str(error)}
 
     def begin(
         self,

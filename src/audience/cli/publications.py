@@ -1,6 +1,8 @@
 """`audience publish` and `audience publication ...`: production of done runs, merged with what was published before."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +12,8 @@ from rich.markup import escape
 from audience.app import LOCAL, App
 from audience.cli import options as o
 from audience.cli import show
-from audience.cli.show import console
-from audience.errors import BadInput, NotFound
+from audience.cli.show import console, errors
+from audience.errors import AudienceError, BadInput, NotFound
 from audience.labeling import export as exports
 from audience.labeling.panels import load_panels
 from audience.labeling.publish import PublicationSpec
@@ -43,18 +45,32 @@ def publish(
         raise BadInput("nobody is there to be asked: give --yes to publish, or --preview to see what would change")
     indexes = o.index_options(index)
     conflicts = load_panels(conflict_groups).conflicts if conflict_groups else None
-    version = _present_version(
-        app, name, target, PublicationSpec(target="", indexes=indexes or {}, conflicts=conflicts)
-    )
+    spec = PublicationSpec(target="", indexes=indexes or {}, conflicts=conflicts)
     asked: dict[str, Any] = {"indexes": indexes, "conflicts": conflicts, "replace": replace}
+    with _unless_it_fails(app, name):
+        version = _present_version(app, name, target, spec)
+        begun = app.publications.begin(name, run, LOCAL, **asked, preview=asks or preview)
+    changes = _carried_out(app, begun, hidden=as_json)
     if asks or preview:
-        changes = _carried_out(app, app.publications.begin(name, run, LOCAL, **asked, preview=True), hidden=as_json)
         _show(app, name, changes, as_json=as_json and preview)
     if preview or (asks and not typer.confirm("publish this?")):
         return
-    base = version if asks else None
-    changes = _carried_out(app, app.publications.begin(name, run, LOCAL, **asked, base=base), hidden=as_json)
+    if asks:
+        begun = app.publications.begin(name, run, LOCAL, **asked, base=version)
+        _carried_out(app, begun, hidden=as_json)
     _report(app, name, None if asks else changes, as_json=as_json)
+
+
+@contextlib.contextmanager
+def _unless_it_fails(app: App, name: str) -> Iterator[None]:
+    """A publication that is new stays only if something can begin with it: the next attempt may name it anew."""
+    known = {record["name"] for record in app.publications.all()}
+    try:
+        yield
+    except AudienceError:
+        if name not in known and name in {record["name"] for record in app.publications.all()}:
+            app.publications.delete(name, LOCAL, forget=True)
+        raise
 
 
 def _present_version(app: App, name: str, target: str | None, spec: PublicationSpec) -> int:
@@ -69,7 +85,7 @@ def _present_version(app: App, name: str, target: str | None, spec: PublicationS
             raise BadInput(
                 f"{name!r} is kept in {record['spec']['target']}: leave --target out, or choose another name"
             )
-        app.publications.delete(name, LOCAL)
+        app.publications.delete(name, LOCAL, forget=True)
         _add(app, name, target, spec)
     return int(record["version"])
 
@@ -81,8 +97,12 @@ def _add(app: App, name: str, target: str | None, spec: PublicationSpec) -> None
 
 def _carried_out(app: App, begun: dict[str, Any], *, hidden: bool) -> list[dict[str, Any]]:
     """The changes, made behind a progress bar."""
-    with show.Bars([begun["name"]], hidden=hidden) as bars:
-        return app.publications.carry_out(begun, lambda n, total: bars.add(0, n, total))
+    try:
+        with show.Bars([begun["name"]], hidden=hidden) as bars:
+            return app.publications.carry_out(begun, lambda n, total: bars.add(0, n, total))
+    except KeyboardInterrupt:
+        errors.print(f"stopped; `audience publication show {escape(begun['name'])}` says what is published")
+        raise
 
 
 def _show(app: App, name: str, changes: list[dict[str, Any]], *, as_json: bool) -> None:

@@ -36,7 +36,8 @@ class Publishers:
         try:
             return action(record, progress)
         except BaseException as error:
-            self._give_up(record, str(error) or type(error).__name__)
+            stopped = isinstance(error, KeyboardInterrupt)
+            self._give_up(record, "stopped by hand" if stopped else str(error) or type(error).__name__)
             raise
 
     def _give_up(self, record: Record, reason: str) -> None:

@@ -67,7 +67,9 @@ class Publications:
                     f"{under_way(record)}: wait for it, or go on with it in its place: {_resume(name)}", BUSY
                 )
             if base not in (None, record["version"]):
-                raise Conflict(f"version {record['version']} of {name!r} was published meanwhile: look again", IDLE)
+                raise Conflict(
+                    f"of {name!r} version {record['version']} is published now, not {base}: look again", IDLE
+                )
             number = record["numbered"] + 1
             values: Record = {"state": BUSY, "fence": record["fence"] + 1, "error": None}
             values["asked"] = {"version": number, "at": now(), **asked, "actor": actor}
