@@ -5,6 +5,7 @@ import pytest
 from audience.app import LOCAL
 from audience.errors import BadInput
 from audience.labeling.plan import RunSpec, TaskSpec
+from audience.store.jobs import LEFT_S
 from audience.store.queues import Share, share_of, shares, text_of
 
 CSV = "label,content,match_type\n女性,媽,partially\n"
@@ -107,10 +108,13 @@ def test_a_job_that_comes_back_is_sent_anew(app, ask):
     assert app.store.jobs.send_again(first) is None
 
 
-def test_a_message_of_a_run_that_is_left_to_others_is_sent_again(app, ask):
+def test_a_message_of_a_run_that_is_left_to_others_is_sent_again_after_a_moment(app, ask):
     run, jobs = ask(), app.store.jobs
     worker, share = app.store.workers.add("w", 1), Share("default", "manage")
     sent = jobs.send_next(share, (), 2)
     assert jobs.claim(sent.job, worker, [run]) is None
-    assert jobs.send_next(share, (), 2) == sent
+    assert jobs.delayed() == {(sent.job, 0, 0): LEFT_S}
+    assert jobs.send_next(share, (), 2) is None
+    assert jobs.send_next(share, [sent.job], 2) == sent
+    assert jobs.delayed() == {(sent.job, 0, 1): LEFT_S}
     assert jobs.claim(sent.job, worker, ["another"])["worker"] == worker

@@ -13,6 +13,8 @@ from audience.store.database import Database, Record, rows_of, total
 from audience.store.queues import Share, share_of, within
 from audience.store.states import JOB_MOVES, OPEN_JOB, sources_of
 
+LEFT_S = 2.0
+
 
 @dataclass(frozen=True)
 class Sent:
@@ -31,12 +33,13 @@ class Jobs:
     def __init__(self, database: Database) -> None:
         self.database = database
 
-    def delayed(self) -> dict[tuple[int, int], float]:
-        """(job, attempts) -> how long it is to wait before it is taken, of those that are to wait."""
-        job = schema.job
-        query = sa.select(job.c.id, job.c.attempts, job.c.delay_s).where(job.c.state == "waiting", job.c.delay_s > 0)
+    def delayed(self) -> dict[tuple[int, int, int], float]:
+        """(job, attempts, messages sent) -> how long it is to wait before it is taken, or sent, of those that are to
+        wait."""
+        c = schema.job.c
+        query = sa.select(c.id, c.attempts, c.sent, c.delay_s).where(c.state == "waiting", c.delay_s > 0)
         with self.database.reading() as connection:
-            return {(job_id, attempts): delay_s for job_id, attempts, delay_s in connection.execute(query)}
+            return {(job_id, attempts, sent): delay_s for job_id, attempts, sent, delay_s in connection.execute(query)}
 
     def take(
         self,
@@ -61,11 +64,11 @@ class Jobs:
 
     def claim(self, job_id: int, worker: str, without: Collection[str] = ()) -> Record | None:
         """One job, for this worker, if it is still waiting: a message may come twice. One of a run in `without` is to
-        be sent again, to others."""
+        be sent again, to others, after a moment: the next message may come here as well."""
         job = schema.job
         left = sa.update(job).where(job.c.id == job_id, job.c.state == "waiting", job.c.run_id.in_(without))
         with self.database.writing() as connection:
-            if without and connection.execute(left.values(sent=0)).rowcount:
+            if without and connection.execute(left.values(sent=0, delay_s=LEFT_S)).rowcount:
                 return None
             if not _claim(connection, job_id, worker):
                 return None
