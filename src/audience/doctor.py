@@ -1,6 +1,6 @@
 """`audience doctor`: looks at a whole installation, and says what is wrong with it and what to do."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from pydantic import SecretStr
@@ -27,6 +27,12 @@ def examine(settings: Settings, sources: Sequence[str] = (), targets: Sequence[s
     yield from records
     if records[0].verdict == "wrong":
         return
+    advice = "may this user read and write them? What comes after this was not looked at"
+    yield from judged(RECORDS, advice, lambda: _examine(settings, sources, targets))
+
+
+def _examine(settings: Settings, sources: Sequence[str], targets: Sequence[str]) -> Iterator[Finding]:
+    """What can only be looked at with the help of our own records."""
     app = App(settings)
     yield from judged(
         "blobs", "is AUDIENCE_BLOBS_URL right, and may this user write there?", lambda: [_check_blobs(app)]
@@ -39,7 +45,8 @@ def examine(settings: Settings, sources: Sequence[str] = (), targets: Sequence[s
         advice = "mend it, or save it anew with `audience source add`"
         yield from judged(f"source {without_password(reference)}", advice, partial(_check_source, app, reference))
     for shown, url in _targets(app, targets):
-        yield from judged(shown, "name another target, or install what it needs", partial(check_target, shown, url))
+        advice = "name another target, install what it needs, or bring back the key of its password"
+        yield from judged(shown, advice, partial(_check_target, shown, url))
 
 
 def _check_records(settings: Settings) -> Finding:
@@ -57,9 +64,13 @@ def _check_records(settings: Settings) -> Finding:
 def _check_blobs(app: App) -> Finding:
     """Writes one, reads it and removes it."""
     blobs = app.store.blobs
+    was_there = blobs.is_there()
     digest = blobs.put(b"audience doctor")
     blobs.get(digest)
     blobs.delete(digest)
+    if app.settings.blobs_url and not was_there:
+        advice = "if it should have been there, AUDIENCE_BLOBS_URL is mistyped, or a shared folder is not mounted"
+        return Finding("blobs", "warning", f"{blobs.shown} was not there, and is made now", advice)
     return Finding("blobs", "ok", blobs.shown)
 
 
@@ -87,12 +98,15 @@ def _check_source(app: App, reference: str) -> list[Finding]:
     return [Finding(f"source {without_password(reference)}", "ok", f"roles: {', '.join(source.roles)}")]
 
 
-def _targets(app: App, named: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(as it is shown, with its password) of each target once."""
+def _check_target(shown: str, url: Callable[[], str]) -> Iterable[Finding]:
+    return check_target(shown, url())
+
+
+def _targets(app: App, named: Sequence[str]) -> Iterator[tuple[str, Callable[[], str]]]:
+    """(as it is shown, what gives it with its password) of each target once."""
     given = named or filter(None, [app.settings.resolved_target_url])
-    found = {without_password(url): url for url in given}
+    found: dict[str, Callable[[], str]] = {without_password(url): partial(str, url) for url in given}
     for run in () if named else app.store.runs.page(RECENT_RUNS):
         spec = RunSpec.model_validate(run["spec"])
-        if spec.target not in found:
-            found[spec.target] = app.places.secrets.joined(spec.target, spec.target_secret)
+        found.setdefault(spec.target, partial(app.places.secrets.joined, spec.target, spec.target_secret))
     yield from found.items()

@@ -3,15 +3,19 @@
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from audience.app import App
+from audience.app import LOCAL, App
 from audience.doctor import examine
-from audience.errors import BadInput
+from audience.errors import BadInput, NotFound
+from audience.labeling.plan import RunSpec, TaskSpec
+from audience.models.rules import RuleSet
 from audience.settings import Settings
 from audience.store.engines import open_engine
+from audience.tables.base import SourceSpec
 from audience.tables.checks import Finding, check_clock, check_target
 from audience.tables.mysql_server import MysqlServer
 from audience.tables.postgres_server import PostgresServer
@@ -138,3 +142,24 @@ def test_a_target_without_temporary_tables_is_refused_before_anything_is_labelle
     with MysqlServer.at(mysql_url).session() as connection:
         connection.cursor().execute(f"GRANT CREATE TEMPORARY TABLES ON {server.database}.* TO {server.user}@'%'")
     open_target(reader).check()
+
+
+def test_a_schema_that_is_not_there_is_told_to_whoever_would_write_to_it(postgres_url: str) -> None:
+    url = f"{postgres_url}?schema=nope"
+    assert 'CREATE SCHEMA "nope"' in wrong(list(check_target("p", url)))[0].advice
+    with pytest.raises(NotFound, match="there is no schema nope"):
+        open_target(url).check()
+
+
+def test_a_lost_key_of_passwords_is_one_finding_among_the_others(tmp_path: Path, mysql_url: str, table: Any) -> None:
+    """The password of a target, sealed with a key that is no more."""
+    app = App(Settings(home=tmp_path / "home"))
+    source = SourceSpec(url=str(table([("p1", "c", "x", "", "2024-01-01")])))
+    secret = app.places.secrets.seal("s3cret")
+    rules = RuleSet.model_validate({"rules": [{"label": "L", "any": [{"keyword": "x"}]}]})
+    spec = RunSpec(models=(app.models.save("m", rules, LOCAL),), target=mysql_url, target_secret=secret)
+    app.store.runs.add(spec.model_dump(mode="json"), [TaskSpec(name="t", source=source).model_dump(mode="json")], LOCAL)
+    (tmp_path / "home" / "secret.key").unlink()
+    found = {finding.what: finding.verdict for finding in examine(Settings(home=tmp_path / "home"))}
+    assert found["AUDIENCE_HOME"] == found["our own records"] == found["blobs"] == "ok"
+    assert "wrong" in found.values()

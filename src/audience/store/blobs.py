@@ -61,6 +61,13 @@ class Blobs:
             raise Conflict(f"the blob {digest[:12]} in {self.shown} is damaged: bring back a copy of it")
         return content
 
+    def is_there(self) -> bool:
+        """Whether the place itself exists; the first blob makes it."""
+        from pyarrow.fs import FileType
+
+        with self._mapped_errors():
+            return bool(self._files.get_file_info(self._root).type == FileType.Directory)
+
     def exists(self, digest: str) -> bool:
         from pyarrow.fs import FileType
 

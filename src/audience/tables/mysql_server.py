@@ -19,6 +19,7 @@ BUSY = {1205, 1213, 1637}
 FULL = {1021, 1026, 1030, 1114, 3675}
 MISSING = {1049, 1146, 1051, 1054}
 REFUSED = {1044, 1045, 1142, 1143, 1227, 1698, 3118}
+NOT_GRANTED = {1142, 1143, 1227}
 TOO_SLOW = {1969, 3024}
 SQL_MODE = "STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION"
 IDLE_S = 300
@@ -43,8 +44,11 @@ class MysqlServer:
         try:
             parts = urlsplit(url)
             port = parts.port or DEFAULT_PORT
+            if "@" in parts.path:  # the password ended the address, and pieces of it would be shown
+                raise ValueError(url)
         except ValueError:
-            raise BadInput("the URL cannot be read: special characters in a password are written as %XX") from None
+            special = "special characters in a password are written as %XX (@ as %40, / as %2F, # as %23)"
+            raise BadInput(f"the URL cannot be read: {special}") from None
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         unknown = [name for name in options if name not in OPTIONS]
         if unknown or not parts.hostname:
@@ -148,7 +152,8 @@ class MysqlServer:
         if number in MISSING:
             return NotFound(f"{where}: {reason}")
         if number in REFUSED:
-            return BadInput(f"{where} refuses: {reason}")
+            hint = "; `audience doctor` says what to grant" if number in NOT_GRANTED else ""
+            return BadInput(f"{where} refuses: {reason}{hint}")
         if number in TOO_SLOW:
             return BadInput(f"{where} stopped a statement that took too long ({reason}): raise statement_timeout_s")
         return BadInput(f"{where}: {reason} ({number})")

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from audience.errors import AudienceError
+from audience.errors import AudienceError, NotFound
 from audience.tables.checks import Finding, check_clock, judged
 from audience.tables.postgres_server import PostgresServer, quoted
 
@@ -37,7 +37,10 @@ def _check_rights(shown: str, server: PostgresServer, connection: Any) -> Findin
                 copy.write(b"1\n")
             cursor.execute(f"DELETE FROM {table}")
     except AudienceError as error:
-        grants = f"GRANT USAGE, CREATE ON SCHEMA {quoted(server.schema)} TO {quoted(server.user)}"
+        schema, user = quoted(server.schema), quoted(server.user)
+        grants = f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {user}"
+        if isinstance(error, NotFound):
+            grants = f"CREATE SCHEMA {schema} AUTHORIZATION {user}"
         return Finding(f"{shown}: rights", "wrong", str(error), grants)
     return Finding(f"{shown}: rights", "ok", RIGHTS)
 

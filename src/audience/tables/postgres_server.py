@@ -55,8 +55,11 @@ class PostgresServer:
         try:
             parts = urlsplit(url)
             port = parts.port or DEFAULT_PORT
+            if "@" in parts.path:  # the password ended the address, and pieces of it would be shown
+                raise ValueError(url)
         except ValueError:
-            raise BadInput("the URL cannot be read: special characters in a password are written as %XX") from None
+            special = "special characters in a password are written as %XX (@ as %40, / as %2F, # as %23)"
+            raise BadInput(f"the URL cannot be read: {special}") from None
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         database = unquote(parts.path.lstrip("/"))
         wrong = next((f"it has the unknown option {name!r}" for name in options if name not in OPTIONS), None)

@@ -62,8 +62,8 @@ class PostgresTarget:
                 connection.execute(BAR, (fence, task, fence))
 
     def check(self) -> None:
-        with self.server.writing():
-            pass
+        with self.server.writing() as connection:
+            self.server.check_schema(connection)
 
     def exists(self) -> bool:
         try:
