@@ -1,5 +1,6 @@
 """Workers are killed, put to sleep and woken at random, round after round: every run comes to the same."""
 
+import contextlib
 import os
 import random
 import signal
@@ -73,8 +74,10 @@ def test_run_is_the_same_whatever_happens_to_servers_and_workers(tmp_path, pair,
 def test_run_is_the_same_whatever_happens_to_broker_and_workers(tmp_path, many, seed):
     chosen = random.Random(seed)
     broker = native.Redis(tmp_path / "broker")
-    broker.start()
-    with started(tmp_path, many, "labels.db") as installation:
+    with contextlib.ExitStack() as afterwards:
+        afterwards.callback(broker.kill)
+        broker.start()
+        installation = afterwards.enter_context(started(tmp_path, many, "labels.db"))
         installation.use_broker(broker.url)
         run = installation.label()
         pools = [chosen.choice(("prefork", "threads", "gevent")) for _ in range(2)]
@@ -90,7 +93,6 @@ def test_run_is_the_same_whatever_happens_to_broker_and_workers(tmp_path, many, 
         installation.check_same(run)
         installation.kill(*installation.alive())
         installation.forgive_celery()
-    broker.kill()
 
 
 def disturb_server(

@@ -79,8 +79,18 @@ def _ours(_: Request, error: Exception) -> JSONResponse:
 def _invalid(_: Request, error: Exception) -> JSONResponse:
     """A request that does not have the form that its route asks for."""
     assert isinstance(error, RequestValidationError)
-    faults = [Fault(where=".".join(map(str, e["loc"])), reason=e["msg"]) for e in error.errors()]
+    faults = [Fault(where=".".join(map(str, e["loc"])), reason=_reason(e)) for e in error.errors()]
     return problem(422, "the request does not have the form that is asked for; see errors", faults)
+
+
+def _reason(found: Mapping[str, Any]) -> str:
+    """pydantic's finding, in plain words where its own speak of Python."""
+    if found["type"] == "model_attributes_type" and found["loc"] == ("body",):
+        return "is not JSON: send an object, with the header Content-Type: application/json"
+    if found["type"] == "json_invalid":
+        return f"is not JSON at this character: {found['ctx']['error']}"
+    plain = {"extra_forbidden": "there is no such field", "tuple_type": "Input should be a list"}
+    return plain.get(found["type"], str(found["msg"]))
 
 
 def _http(_: Request, error: Exception) -> JSONResponse:

@@ -45,9 +45,10 @@ def migrate() -> None:
     from audience.app import migrate_store
 
     before, now = migrate_store(read_settings())
-    console.print(
-        f"records were at {before or 'nothing'}, are at {now}" if before != now else f"records are at {now} already"
-    )
+    if before is None:
+        console.print(f"records are made, at {now}")
+    else:
+        console.print(f"records were at {before}, are at {now}" if before != now else f"records are at {now} already")
 
 
 @app.command()

@@ -116,8 +116,20 @@ def _from_csv(text: str, name: str) -> tuple[list[Rule], list[str]]:
         rules += found
         places += [place] * len(found)
     if problems:
-        raise BadInput(f"{name} was not saved; {len(problems)} of its lines need mending:", tuple(problems))
+        problems += _faults_of(rules, places, name)
+        problems.sort(key=lambda problem: int(problem.where.rpartition(":")[2]))
+        n_lines = len({problem.where for problem in problems})
+        raise BadInput(f"{name} was not saved; {n_lines} of its lines need mending:", tuple(problems))
     return rules, places
+
+
+def _faults_of(rules: list[Rule], places: list[str], name: str) -> tuple[Problem, ...]:
+    """Of the lines that can be read."""
+    try:
+        check_rules(RuleSet(rules=tuple(rules)), places, name)
+    except BadInput as error:
+        return error.problems
+    return ()
 
 
 def _numbered_rows(reader: Any, name: str) -> Iterator[tuple[int, list[str]]]:
