@@ -53,7 +53,7 @@ def _check_records(settings: Settings) -> Finding:
     make_home(settings.home)
     revision = revision_of(open_engine(settings.resolved_store_url))
     if revision is None:
-        return Finding(RECORDS, "ok", "not made yet; the first command makes them")
+        return Finding(RECORDS, "ok", "were not there, and are made now")
     if revision < LATEST:
         return Finding(RECORDS, "wrong", f"of an older version ({revision}, now {LATEST})", "run `audience migrate`")
     if revision > LATEST:

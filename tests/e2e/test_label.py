@@ -101,6 +101,7 @@ def test_numbers_of_a_run_add_up(app, table, gender, target):
         },
     }
     assert found["peak_memory_mb"] > 0
+    assert found["production_seconds"] > 0
     assert rows(target, "results_forum") == [("p1", "/female"), ("p2", "/female"), ("p3", "/male")]
     assert rows(target, "production_forum", "source_author, panel, posts") == [
         ("c1_媽1", "/female", 2),

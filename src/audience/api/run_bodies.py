@@ -96,6 +96,7 @@ class Statistics(BaseModel):
     by_author: bool | None = None
     groups: dict[str, GroupNumbers]
     seconds: float
+    production_seconds: float | None = Field(default=None, description="the last making of production")
     peak_memory_mb: float | None = Field(description="of a process while it planned or labelled for the task")
     production_peak_memory_mb: float | None = Field(default=None, description="the same of production")
     peak_memory_by: str | None = Field(description="VmHWM: counted by the kernel; else how it was sampled")

@@ -130,9 +130,11 @@ def _task_report(task: dict[str, Any]) -> None:
     peak = f"{report['peak_memory_mb']:,.0f} MB" if report["peak_memory_mb"] else "-"
     if (report["peak_memory_by"] or "").startswith("sampled"):
         peak += " (sampled)"
+    production = f"  production {report['production_seconds']:,.1f} s" if "production_seconds" in report else ""
     console.print(
         f"[bold]{escape(task['spec']['name'])}[/]  {report['read']:,} rows in {seconds:,.1f} s  "
-        f"[bold]{report['read'] / max(seconds, 0.001):,.0f} rows/s[/]  peak memory {peak}"
+        f"[bold]{report['read'] / max(seconds, 0.001):,.0f} rows/s[/]  peak memory {peak}{production}",
+        soft_wrap=True,
     )
     people = "authors" if report["by_author"] else None
     columns = ("group", "received", "results", people or "-", "labelled", "rate of label", "production")

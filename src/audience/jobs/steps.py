@@ -6,6 +6,7 @@ A step may be done twice, or at once by two workers that both believe to own it:
 same and counted once (fence and mark), and its end in our records is its owner's alone (`Jobs.finishing`)."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -150,9 +151,11 @@ class Steps:
         """Makes the production tables and adds their numbers to the task's report."""
         task = self.store.tasks.get(job["task_id"])
         spec = RunSpec.model_validate(task["run"]["spec"])
+        started = time.perf_counter()
         with self.memory.watching(task["id"]) as peak:
             target = self.target_of(spec)
             report = produce(target, task["id"], job["fence"], spec.panels, task["report"])
+        report |= {"production_seconds": round(time.perf_counter() - started, 3)}
         report |= {"production_peak_memory_mb": peak.mb, "production_peak_memory_by": peak.how}
         with self.store.jobs.finishing(job) as connection:
             tasks.produced(connection, task["id"], report, job["after"])
