@@ -9,7 +9,8 @@ from pathlib import Path
 LARGE_BYTES = 4 * 2**20
 """What SQLite's own limit of 1,000 pages comes to."""
 WAIT_S = 0.1
-NO_CHECKPOINTS = "PRAGMA wal_autocheckpoint = 0"
+SETTINGS = ("PRAGMA wal_autocheckpoint = 0", f"PRAGMA journal_size_limit = {LARGE_BYTES}")
+"""Of every connection that writes. A log that is begun anew is cut, so that its size says how much is in it."""
 
 
 def checkpoint_if_large(path: str | Path) -> None:
@@ -21,7 +22,7 @@ def checkpoint_if_large(path: str | Path) -> None:
         return
     if not is_large:
         return
-    with contextlib.suppress(sqlite3.OperationalError), _opened(path) as holder, _opened(path) as other:
+    with contextlib.suppress(sqlite3.Error), _opened(path) as holder, _opened(path) as other:
         holder.execute("BEGIN IMMEDIATE")
         other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 

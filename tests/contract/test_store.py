@@ -401,7 +401,7 @@ def test_numbers_are_as_exact_as_python_has_them(store):
     worker = store.workers.add("w", 1)
     job = store.jobs.take(worker)
     store.jobs.put_back(job, 0.1, "for a reason \0 with a NUL, and of " + "any length " * 10_000)
-    assert store.jobs.delayed() == {(job["id"], 1, 0): 0.1}
+    assert store.jobs.delayed() == {(job["id"], 1): 0.1}
     store.workers.beat(store.jobs.take(worker, [job["id"]])["worker"], {job["id"]: 2**40})
     read = (store.jobs.rows_read(), store.runs.show(run)["tasks"][0]["progress"]["read"])
     assert read == (2**40, 2**40)

@@ -157,6 +157,7 @@ LABEL = ("label", "posts.db", "--rules", "author=gender.csv", "--target", "label
         ((*LABEL[:4], "--target", "postgresql://u:geheim@127.0.0.1:1/db"), "cannot be reached"),
         (("label", "mysql://u:geheim@127.0.0.1:1/db", *LABEL[2:]), "cannot be reached"),
         (("label", "mysql://u:ge/h@eim@127.0.0.1:1/db", *LABEL[2:]), "written as %XX"),
+        (("label", "mysql://u:1?geheim@127.0.0.1:1/db", *LABEL[2:]), "written as %XX"),
         (("label", "posts.db", "--target", "labels.db"), "--rules FILE"),
         (("label", "posts.db", "--model", "nobody", "--target", "labels.db"), "no model 'nobody'"),
         (("label", "posts.db", "--rules", "title=gender.csv", "--target", "labels.db"), "--role title=COLUMN"),

@@ -1,11 +1,15 @@
 """Which worker takes the jobs of which run."""
 
+from dataclasses import replace
+
 import pytest
 
 from audience.app import LOCAL
 from audience.errors import BadInput
+from audience.jobs.courier import Courier
+from audience.jobs.patience import Patience
 from audience.labeling.plan import RunSpec, TaskSpec
-from audience.store.jobs import LEFT_S
+from audience.store.jobs import LEFT_S, Sent
 from audience.store.queues import Share, share_of, shares, text_of
 
 CSV = "label,content,match_type\n女性,媽,partially\n"
@@ -113,8 +117,22 @@ def test_a_message_of_a_run_that_is_left_to_others_is_sent_again_after_a_moment(
     worker, share = app.store.workers.add("w", 1), Share("default", "manage")
     sent = jobs.send_next(share, (), 2)
     assert jobs.claim(sent.job, worker, [run]) is None
-    assert jobs.delayed() == {(sent.job, 0, 0): LEFT_S}
+    assert jobs.delayed() == {(sent.job, 1): LEFT_S}
     assert jobs.send_next(share, (), 2) is None
-    assert jobs.send_next(share, [sent.job], 2) == sent
-    assert jobs.delayed() == {(sent.job, 0, 1): LEFT_S}
+    assert jobs.send_next(share, [sent.job], 2) == replace(sent, attempts=1)
     assert jobs.claim(sent.job, worker, ["another"])["worker"] == worker
+
+
+def test_what_is_left_to_others_is_not_sent_again_and_again(app, ask):
+    """A worker that leaves every job claims as fast as messages come."""
+    run, jobs = ask(), app.store.jobs
+    worker, told = app.store.workers.add("w", 1, pool="threads"), []
+
+    def send(sent: Sent) -> None:
+        told.append(sent.job)
+        jobs.claim(sent.job, worker, [run])
+
+    courier = Courier(app.store, send, Patience(lease_s=1000, retry_s=1))
+    for now_s in (0, 0.2, 1, 2.1, 2.3, 2.5, 4, 4.6):
+        courier.look(now_s)
+    assert len(told) == 3

@@ -60,10 +60,10 @@ def test_who_slept_itself_does_not_take_the_others_for_lost():
 
 def test_a_delay_begins_when_a_worker_first_sees_it_and_anew_with_each_attempt():
     delays = Delays()
-    assert delays.ripe({(1, 1, 0): 5.0}, 100) == []
-    assert delays.ripe({(1, 1, 0): 5.0, (2, 1, 0): 1.0}, 104) == []
-    assert delays.ripe({(1, 1, 0): 5.0, (2, 1, 0): 1.0}, 105) == [1, 2]
-    assert delays.ripe({(1, 2, 0): 5.0}, 106) == []
+    assert delays.ripe({(1, 1): 5.0}, 100) == []
+    assert delays.ripe({(1, 1): 5.0, (2, 1): 1.0}, 104) == []
+    assert delays.ripe({(1, 1): 5.0, (2, 1): 1.0}, 105) == [1, 2]
+    assert delays.ripe({(1, 2): 5.0}, 106) == []
 
 
 def test_pauses_between_attempts_double_up_to_half_a_minute():
@@ -135,7 +135,7 @@ def test_a_delayed_job_waits_until_it_is_ripe(app, ask):
     job = app.store.jobs.take(worker)
     app.store.jobs.put_back(job, 5.0, "away")
     assert app.store.jobs.take(worker) is None
-    assert app.store.jobs.delayed() == {(job["id"], 1, 0): 5.0}
+    assert app.store.jobs.delayed() == {(job["id"], 1): 5.0}
     again = app.store.jobs.take(worker, [job["id"]])
     assert (again["failures"], again["delay_s"]) == (1, 5.0)
     assert app.store.jobs.delayed() == {}

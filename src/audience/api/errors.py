@@ -86,7 +86,7 @@ def _invalid(_: Request, error: Exception) -> JSONResponse:
 def _reason(found: Mapping[str, Any]) -> str:
     """pydantic's finding, in plain words where its own speak of Python."""
     if found["type"] == "model_attributes_type" and found["loc"] == ("body",):
-        return "is not JSON: send an object, with the header Content-Type: application/json"
+        return "is not a JSON object: send one, with the header Content-Type: application/json"
     if found["type"] == "json_invalid":
         return f"is not JSON at this character: {found['ctx']['error']}"
     plain = {"extra_forbidden": "there is no such field", "tuple_type": "Input should be a list"}

@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +16,7 @@ from audience.errors import AudienceError, BadInput, NotFound
 from audience.labeling import export as exports
 from audience.labeling.panels import load_panels
 from audience.labeling.publish import PublicationSpec
-from audience.store.publications import under_way
+from audience.store.publications import IDLE, under_way
 
 commands = typer.Typer(help="Publications: what is published, since when, and from which runs.", no_args_is_help=True)
 
@@ -47,9 +46,13 @@ def publish(
     conflicts = load_panels(conflict_groups).conflicts if conflict_groups else None
     spec = PublicationSpec(target="", indexes=indexes or {}, conflicts=conflicts)
     asked: dict[str, Any] = {"indexes": indexes, "conflicts": conflicts, "replace": replace}
-    with _unless_it_fails(app, name):
-        version = _present_version(app, name, target, spec)
+    version, is_new = _present_version(app, name, target, spec)
+    try:
         begun = app.publications.begin(name, run, LOCAL, **asked, preview=asks or preview)
+    except AudienceError:
+        if is_new:
+            _forget(app, name)
+        raise
     changes = _carried_out(app, begun, hidden=as_json)
     if asks or preview:
         _show(app, name, changes, as_json=as_json and preview)
@@ -61,25 +64,23 @@ def publish(
     _report(app, name, None if asks else changes, as_json=as_json)
 
 
-@contextlib.contextmanager
-def _unless_it_fails(app: App, name: str) -> Iterator[None]:
-    """A publication that is new stays only if something can begin with it: the next attempt may name it anew."""
-    known = {record["name"] for record in app.publications.all()}
-    try:
-        yield
-    except AudienceError:
-        if name not in known and name in {record["name"] for record in app.publications.all()}:
+def _forget(app: App, name: str) -> None:
+    """A publication that is new stays only if something could begin with it: the next attempt may make it anew. One
+    that somebody else has begun with meanwhile stays."""
+    with contextlib.suppress(AudienceError):
+        record = app.store.publications.get(name)
+        if record["state"] == IDLE and not record["numbered"]:
             app.publications.delete(name, LOCAL, forget=True)
-        raise
 
 
-def _present_version(app: App, name: str, target: str | None, spec: PublicationSpec) -> int:
-    """Of a publication that is made like this if there is none yet, or only one that never had a version."""
+def _present_version(app: App, name: str, target: str | None, spec: PublicationSpec) -> tuple[int, bool]:
+    """(version, whether it is new) of a publication, which is made like this if there is none yet, or only one that
+    never had a version."""
     try:
         record = app.store.publications.get(name)
     except NotFound:
         _add(app, name, target, spec)
-        return 0
+        return 0, True
     if target is not None and not app.publications.is_target(record["spec"]["target"], target):
         if record["version"]:
             raise BadInput(
@@ -87,7 +88,8 @@ def _present_version(app: App, name: str, target: str | None, spec: PublicationS
             )
         app.publications.delete(name, LOCAL, forget=True)
         _add(app, name, target, spec)
-    return int(record["version"])
+        return 0, True
+    return int(record["version"]), False
 
 
 def _add(app: App, name: str, target: str | None, spec: PublicationSpec) -> None:

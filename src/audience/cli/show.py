@@ -279,9 +279,10 @@ class Bars:
                 step = "planning"
             if task["n_planned"] is not None:
                 self._progress.start_task(bar)
-            total = None if task["state"] == "producing" else task["n_planned"]  # nobody knows how far production is
-            shown = {"total": total, "completed": task["progress"]["read"]}
+            shown = {"total": task["n_planned"], "completed": task["progress"]["read"]}
             self._progress.update(bar, description=f"{name}: {step}", **shown)
+            if task["state"] == "producing":  # nobody knows how far that is
+                self._progress.tasks[bar].total = None
 
     def add(self, bar: int, n: int, total: int) -> None:
         """So many more of a total, for work that is not a run."""

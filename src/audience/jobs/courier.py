@@ -70,9 +70,10 @@ class Courier:
         workers = self._store.workers.all()
         give_up_lost(self._store, self._sight, {worker["id"]: worker["beat"] for worker in workers}, now_s)
         self._send_lost_again(now_s)
-        ripe = self._delays.ripe(self._store.jobs.delayed(), now_s)
+        ripe = set(self._delays.ripe(self._store.jobs.delayed(), now_s))
         for share, most in window(workers).items():
             while sent := self._store.jobs.send_next(share, ripe, most):
+                ripe.discard(sent.job)  # it may be back, left to others, before the next is sent
                 self._deliver(sent)
 
     def _send_lost_again(self, now_s: float) -> None:

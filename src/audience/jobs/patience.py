@@ -69,9 +69,8 @@ class Sight:
 class Delays:
     """Which delayed jobs have waited long enough since this worker first saw them."""
 
-    seen: dict[tuple[int, int, int], float] = field(default_factory=dict)
+    seen: dict[tuple[int, int], float] = field(default_factory=dict)
 
-    def ripe(self, delayed: dict[tuple[int, int, int], float], now_s: float) -> list[int]:
-        """The jobs; a wait begins anew with each attempt and each message."""
+    def ripe(self, delayed: dict[tuple[int, int], float], now_s: float) -> list[int]:
         self.seen = {key: self.seen.get(key, now_s) for key in delayed}
-        return [key[0] for key, seen in self.seen.items() if now_s - seen >= delayed[key]]
+        return [job for (job, attempts), seen in self.seen.items() if now_s - seen >= delayed[(job, attempts)]]

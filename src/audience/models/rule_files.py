@@ -60,7 +60,7 @@ def parse_rules(data: bytes, name: str, **options: Any) -> tuple[RuleSet, tuple[
     if name.lower().endswith(".json"):
         rules, places, settings = _from_json(text, name)
     else:
-        rules, places = _from_csv(text, name)
+        rules, places = _from_csv(text, name, given)
         settings = {}
     try:
         rule_set = RuleSet(rules=tuple(rules), **{**settings, **given})
@@ -90,7 +90,7 @@ def _problems(error: ValidationError, where: str) -> tuple[Problem, ...]:
 # CSV
 
 
-def _from_csv(text: str, name: str) -> tuple[list[Rule], list[str]]:
+def _from_csv(text: str, name: str, options: dict[str, Any]) -> tuple[list[Rule], list[str]]:
     head = text.partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if head.count("\t") > head.count(",") else ",")
     rows = _numbered_rows(reader, name)
@@ -116,19 +116,21 @@ def _from_csv(text: str, name: str) -> tuple[list[Rule], list[str]]:
         rules += found
         places += [place] * len(found)
     if problems:
-        problems += _faults_of(rules, places, name)
+        problems += _faults_of(rules, places, name, options)
         problems.sort(key=lambda problem: int(problem.where.rpartition(":")[2]))
         n_lines = len({problem.where for problem in problems})
         raise BadInput(f"{name} was not saved; {n_lines} of its lines need mending:", tuple(problems))
     return rules, places
 
 
-def _faults_of(rules: list[Rule], places: list[str], name: str) -> tuple[Problem, ...]:
+def _faults_of(rules: list[Rule], places: list[str], name: str, options: dict[str, Any]) -> tuple[Problem, ...]:
     """Of the lines that can be read."""
     try:
-        check_rules(RuleSet(rules=tuple(rules)), places, name)
+        check_rules(RuleSet(rules=tuple(rules), **options), places, name)
     except BadInput as error:
         return error.problems
+    except ValidationError:  # of the options: told when the lines are mended
+        pass
     return ()
 
 

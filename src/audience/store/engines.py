@@ -12,8 +12,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from audience import wal
 from audience.errors import AudienceError, BadInput, NotFound, Transient
-from audience.wal import NO_CHECKPOINTS, checkpoint_if_large
 
 EXAMPLES = "sqlite:///PATH, mysql://user:password@host:3306/schema or postgresql://user:password@host:5432/database"
 FAMILIES = {
@@ -90,13 +90,14 @@ def _sqlite(url: sa.URL) -> sa.Engine:
         connection.isolation_level = None  # the driver's own BEGIN comes too late, and not at all before DDL
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute(NO_CHECKPOINTS)
+        for setting in wal.SETTINGS:
+            connection.execute(setting)
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
         writes = _turn(connection)
         if writes:
-            checkpoint_if_large(str(url.database))
+            wal.checkpoint_if_large(str(url.database))
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine

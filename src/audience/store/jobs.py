@@ -33,13 +33,12 @@ class Jobs:
     def __init__(self, database: Database) -> None:
         self.database = database
 
-    def delayed(self) -> dict[tuple[int, int, int], float]:
-        """(job, attempts, messages sent) -> how long it is to wait before it is taken, or sent, of those that are to
-        wait."""
-        c = schema.job.c
-        query = sa.select(c.id, c.attempts, c.sent, c.delay_s).where(c.state == "waiting", c.delay_s > 0)
+    def delayed(self) -> dict[tuple[int, int], float]:
+        """(job, attempts) -> how long it is to wait before it is taken, of those that are to wait."""
+        job = schema.job
+        query = sa.select(job.c.id, job.c.attempts, job.c.delay_s).where(job.c.state == "waiting", job.c.delay_s > 0)
         with self.database.reading() as connection:
-            return {(job_id, attempts, sent): delay_s for job_id, attempts, sent, delay_s in connection.execute(query)}
+            return {(job_id, attempts): delay_s for job_id, attempts, delay_s in connection.execute(query)}
 
     def take(
         self,
@@ -67,8 +66,9 @@ class Jobs:
         be sent again, to others, after a moment: the next message may come here as well."""
         job = schema.job
         left = sa.update(job).where(job.c.id == job_id, job.c.state == "waiting", job.c.run_id.in_(without))
+        anew = {"sent": 0, "delay_s": LEFT_S, "attempts": job.c.attempts + 1}
         with self.database.writing() as connection:
-            if without and connection.execute(left.values(sent=0, delay_s=LEFT_S)).rowcount:
+            if without and connection.execute(left.values(anew)).rowcount:
                 return None
             if not _claim(connection, job_id, worker):
                 return None

@@ -115,10 +115,11 @@ job = sa.Table(
     sqlite_autoincrement=True,  # an id is never used again: a late owner would finish another's job
 )
 """Work for a worker: a step of a task (`plan`, `partition` with its number, `report`, `produce`) or of a run (`abort`,
-`delete`). `fence` is its task's when the job was made. `attempts` counts how often it was taken, `failures` how often
-it was put back for a passing reason, which `error` tells, `losses` the workers that vanished with it. `delay_s`: how
-long it waits before it is taken. `counts`: the partition's numbers. `after`: the state that the task returns to from
-production that was asked for again. `sent`: how often a message was sent that it waits, since it was last taken."""
+`delete`). `fence` is its task's when the job was made. `attempts` counts how often it was taken, or left to others by a
+worker that was sent it, `failures` how often it was put back for a passing reason, which `error` tells, `losses` the
+workers that vanished with it. `delay_s`: how long it waits before it is taken. `counts`: the partition's numbers.
+`after`: the state that the task returns to from production that was asked for again. `sent`: how often a message was
+sent that it waits, since it was last taken."""
 
 worker = sa.Table(
     "worker",

@@ -55,7 +55,9 @@ class PostgresServer:
         try:
             parts = urlsplit(url)
             port = parts.port or DEFAULT_PORT
-            if "@" in parts.path:  # the password ended the address, and pieces of it would be shown
+            if (
+                "@" in parts.path + parts.query + parts.fragment
+            ):  # the password ended the address, and pieces of it would be shown
                 raise ValueError(url)
         except ValueError:
             special = "special characters in a password are written as %XX (@ as %40, / as %2F, # as %23)"

@@ -327,7 +327,7 @@ def is_database(path: Path) -> bool:
     except OSError:
         return False
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True)) as db:
             db.execute("PRAGMA schema_version").fetchone()
     except sqlite3.Error as error:
         return error.sqlite_errorname != "SQLITE_NOTADB"

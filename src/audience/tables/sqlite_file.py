@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 import pyarrow as pa
 
+from audience import wal
 from audience.errors import BadInput, Conflict
 from audience.tables.sqlite import BUSY_TIMEOUT_S, check_is_database, mapped_errors, quoted
-from audience.wal import NO_CHECKPOINTS, checkpoint_if_large
 
 WAL_RETRY_S = 0.02
 SQL_TYPES = {pa.float64(): "REAL", pa.int64(): "INTEGER"}
@@ -42,7 +42,8 @@ class SqliteFile:
             db = sqlite3.connect(where, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
             with contextlib.closing(db):
                 db.execute("PRAGMA synchronous = NORMAL")
-                db.execute(NO_CHECKPOINTS)
+                for setting in wal.SETTINGS:
+                    db.execute(setting)
                 db.execute("PRAGMA legacy_alter_table = ON")  # a view keeps reading the table of the name it names
                 yield db
 
@@ -58,7 +59,7 @@ class SqliteFile:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Everything or nothing."""
         with self._turn, self.session() as db:
-            checkpoint_if_large(self.path)
+            wal.checkpoint_if_large(self.path)
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
