@@ -127,7 +127,7 @@ class Steps:
 
     def report(self, job: Record, watch: Watch) -> None:
         """Adds up what the marks in the target say. Partitions whose marks are gone (a server that fell with what it
-        had promised to keep, a table that somebody emptied) are labelled again first."""
+        had promised to keep, tables that somebody emptied) are labelled again first."""
         task = self.store.tasks.get(job["task_id"])
         spec = RunSpec.model_validate(task["run"]["spec"])
         with self.memory.watching(task["id"]) as peak:

@@ -47,10 +47,9 @@ class Tasks:
 
     def done(self, task_id: str) -> set[int]:
         """The partitions that are labelled, as far as we know."""
+        numbers = sa.select(schema.job.c.number).where(*_partitions(task_id, "done"))
         with self.database.reading() as connection:
-            return set(
-                connection.execute(sa.select(schema.job.c.number).where(*_partitions(task_id, "done"))).scalars()
-            )
+            return set(connection.execute(numbers).scalars())
 
     def save_plan(self, task_id: str, partitions: Iterable[Mapping[str, Any]], set_aside: Mapping[str, int]) -> None:
         """The plan of a task that has none. It is never made twice: what is written follows the first one."""
