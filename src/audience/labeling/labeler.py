@@ -3,7 +3,7 @@
 import datetime as dt
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
@@ -44,6 +44,8 @@ class Labeler:
     start: dt.datetime | None = None
     end: dt.datetime | None = None
     unstorable: str = ""
+    _learned: list[int] = field(default_factory=lambda: [FIRST_ROWS], repr=False)
+    """How many rows to label at once, by whichever thread learned it last."""
 
     def label(
         self, partition: int, batches: Iterable[pa.RecordBatch], statistics: PartitionStatistics
@@ -62,9 +64,9 @@ class Labeler:
         statistics.seconds += time.perf_counter() - started
 
     def _portions(self, batches: Iterable[pa.RecordBatch], statistics: PartitionStatistics) -> Iterator[pl.DataFrame]:
-        """The results of so many rows at once as have about `BATCH_BYTES` of them, learned from the rows before: where
-        every row has dozens of hits, its results are many times larger than the row."""
-        size = FIRST_ROWS
+        """The results of so many rows at once as have about `BATCH_BYTES` of them, learned from rows before, also of
+        other partitions: where every row has dozens of hits, its results are many times larger than the row."""
+        size = self._learned[-1]
         for batch in batches:
             start = 0
             while start < len(batch):
@@ -73,6 +75,7 @@ class Labeler:
                 start += len(portion)
                 fitting = len(portion) * BATCH_BYTES // (int(results.estimated_size()) + 1)
                 size = max(1, min(fitting, size * GROWTH, BATCH_ROWS))
+                self._learned[-1] = size
                 yield results
 
     def _label_batch(self, batch: pa.RecordBatch, statistics: PartitionStatistics) -> pl.DataFrame:
