@@ -17,8 +17,9 @@ from audience.store import schema
 from audience.store.blobs import Blobs
 from audience.store.database import Database, digest_of, now
 from audience.store.engines import migrating, open_engine, same_place
+from audience.store.idempotency import Once
 from audience.store.migrate import LATEST, MIGRATIONS, migrate, revision_of
-from audience.store.records import Once, Store
+from audience.store.records import Store
 from audience.store.runs import move
 from audience.store.secrets import Secrets, password_of
 from audience.store.states import FINAL, JOB_MOVES, MOVES, OPEN_JOB, state_of_run
@@ -152,7 +153,7 @@ def test_a_migration_that_dies_at_any_statement_is_finished_by_the_next_one(engi
 
 def test_a_new_store_whose_making_died_is_made_by_whoever_comes_next(engine):
     assert cut_off(engine, 1)
-    assert Store(engine, NO_BLOBS).sources() == []
+    assert Store(engine, NO_BLOBS).sources.all() == []
 
 
 MIGRATE = (
@@ -184,12 +185,12 @@ def test_a_store_in_an_unknown_database_is_refused_without_its_password():
 
 
 def test_a_source_is_saved_once_and_every_change_is_audited(store):
-    store.add_source("posts", {"url": "posts.db"}, "ann")
+    store.sources.add("posts", {"url": "posts.db"}, "ann")
     with pytest.raises(Conflict, match="posts"):
-        store.add_source("posts", {"url": "other.db"}, "bob")
-    store.remove_source("posts", "bob")
+        store.sources.add("posts", {"url": "other.db"}, "bob")
+    store.sources.remove("posts", "bob")
     with pytest.raises(NotFound, match="none yet"):
-        store.source("posts")
+        store.sources.get("posts")
     assert [(a["actor"], a["action"], a["subject"]) for a in store.audit()] == [
         ("ann", "source.add", "posts"),
         ("bob", "source.remove", "posts"),
@@ -197,13 +198,13 @@ def test_a_source_is_saved_once_and_every_change_is_audited(store):
 
 
 def test_a_model_is_immutable_and_a_new_definition_is_a_new_version(store):
-    assert store.add_model("m", "rules", "d1", {"rules": []}, [], "ann") == "m@1"
-    assert store.add_model("m", "rules", "d2", {"rules": []}, [], "ann") == "m@2"
-    assert store.add_model("m", "rules", "d1", {"rules": []}, [], "ann") == "m@1"
-    assert store.model("m")["version"] == 2
-    assert store.model("m@1")["digest"] == "d1"
+    assert store.models.add("m", "rules", "d1", {"rules": []}, [], "ann") == "m@1"
+    assert store.models.add("m", "rules", "d2", {"rules": []}, [], "ann") == "m@2"
+    assert store.models.add("m", "rules", "d1", {"rules": []}, [], "ann") == "m@1"
+    assert store.models.get("m")["version"] == 2
+    assert store.models.get("m@1")["digest"] == "d1"
     with pytest.raises(NotFound, match="1 to 2"):
-        store.model("m@3")
+        store.models.get("m@3")
 
 
 def test_a_run_moves_only_as_the_table_of_moves_allows(store):
@@ -244,11 +245,11 @@ def test_the_state_of_a_run_follows_from_those_of_its_tasks(tasks, run):
 
 
 def test_a_create_that_is_repeated_is_remembered_with_its_answer(store):
-    store.add_source("posts", {}, "ann", Once(lambda row: {"name": row["name"]}, "k1", "digest"))
+    store.sources.add("posts", {}, "ann", Once(lambda row: {"name": row["name"]}, "k1", "digest"))
     again = Once(lambda row: {}, "k1", "digest")
     assert store.answered(again)
     assert again.body == {"name": "posts"}
-    store.add_source("posts", {}, "ann", again)
+    store.sources.add("posts", {}, "ann", again)
     assert [row["action"] for row in store.audit()] == ["source.add"]
     assert not store.answered(Once(lambda row: {}, "k2", "digest"))
     with pytest.raises(BadInput, match="another request"):
@@ -256,17 +257,17 @@ def test_a_create_that_is_repeated_is_remembered_with_its_answer(store):
 
 
 def test_a_create_that_fails_is_not_remembered(store):
-    store.add_source("posts", {}, "ann")
+    store.sources.add("posts", {}, "ann")
     with pytest.raises(Conflict):
-        store.add_source("posts", {}, "ann", Once(lambda row: {}, "k1", "digest"))
+        store.sources.add("posts", {}, "ann", Once(lambda row: {}, "k1", "digest"))
     assert not store.answered(Once(lambda row: {}, "k1", "digest"))
 
 
 def test_answers_are_kept_for_a_week(store, monkeypatch):
-    monkeypatch.setattr("audience.store.records.now", lambda ago=timedelta(): now(ago + timedelta(days=8)))
-    store.add_source("old", {}, "ann", Once(lambda row: {}, "k1", "digest"))
+    monkeypatch.setattr("audience.store.idempotency.now", lambda ago=timedelta(): now(ago + timedelta(days=8)))
+    store.sources.add("old", {}, "ann", Once(lambda row: {}, "k1", "digest"))
     monkeypatch.undo()
-    store.add_source("new", {}, "ann", Once(lambda row: {}, "k2", "digest"))
+    store.sources.add("new", {}, "ann", Once(lambda row: {}, "k2", "digest"))
     assert [store.answered(Once(lambda row: {}, key, "digest")) for key in ("k1", "k2")] == [False, True]
 
 
@@ -281,15 +282,15 @@ def test_ids_of_jobs_are_never_used_again(store):
 
 
 def test_saved_groups_are_replaced_and_removed(store):
-    store.save_mapping("groups", "taiwan", {"channels": {"a": "b"}}, "ann")
-    store.save_mapping("groups", "taiwan", {"channels": {}}, "bob")
-    assert store.mapping("groups", "taiwan")["definition"] == {"channels": {}}
+    store.mappings.save("groups", "taiwan", {"channels": {"a": "b"}}, "ann")
+    store.mappings.save("groups", "taiwan", {"channels": {}}, "bob")
+    assert store.mappings.get("groups", "taiwan")["definition"] == {"channels": {}}
     with pytest.raises(NotFound, match="taiwan"):
-        store.mapping("groups", "japan")
+        store.mappings.get("groups", "japan")
     with pytest.raises(NotFound, match="none"):
-        store.mapping("conflict_groups", "taiwan")
-    store.remove_mapping("groups", "taiwan", "bob")
-    assert store.mappings("groups") == []
+        store.mappings.get("conflict_groups", "taiwan")
+    store.mappings.remove("groups", "taiwan", "bob")
+    assert store.mappings.all("groups") == []
 
 
 def test_runs_are_found_by_the_beginning_of_their_id(store):
@@ -353,11 +354,11 @@ def keywords(n: int) -> dict[str, object]:
 def test_a_definition_of_100_000_keywords_is_kept_and_comes_back(store):
     large = keywords(100_000)
     for version in (1, 1):
-        assert store.add_model("m", "rules", digest_of(large), large, [], "ann") == f"m@{version}"
-    assert store.model("m")["definition"] == large
-    assert [record["definition"] for record in store.models()] == [None]
-    assert store.add_model("m", "rules", "d2", keywords(3), [], "ann") == "m@2"
-    assert store.model("m")["definition"] == keywords(3)
+        assert store.models.add("m", "rules", digest_of(large), large, [], "ann") == f"m@{version}"
+    assert store.models.get("m")["definition"] == large
+    assert [record["definition"] for record in store.models.all()] == [None]
+    assert store.models.add("m", "rules", "d2", keywords(3), [], "ann") == "m@2"
+    assert store.models.get("m")["definition"] == keywords(3)
     with store.database.reading() as connection:
         nulls = sa.select(schema.model.c.version).where(sa.cast(schema.model.c.definition, sa.Text).is_(None))
         assert connection.execute(nulls).scalars().all() == [1]
@@ -365,11 +366,11 @@ def test_a_definition_of_100_000_keywords_is_kept_and_comes_back(store):
 
 def test_a_definition_whose_blob_is_elsewhere_says_where_it_was_looked_for(store):
     large = keywords(10_000)
-    store.add_model("m", "rules", digest_of(large), large, [], "ann")
+    store.models.add("m", "rules", digest_of(large), large, [], "ann")
     other = Store(store.database.engine, NO_BLOBS)
     with pytest.raises(Elsewhere, match=r"/nowhere.*AUDIENCE_BLOBS_URL"):
-        other.model("m")
-    assert len(other.models()) == 1
+        other.models.get("m")
+    assert len(other.models.all()) == 1
 
 
 # what the databases must have in common
@@ -380,18 +381,18 @@ NAMES = ("a", "a ", "A", "á", "Z", "_", "媽", "😀", "\ufb01")
 
 def test_names_are_equal_and_in_order_by_code_point(store):
     for name in NAMES:
-        store.add_source(name, {"name": name}, "ann")
-    assert [record["name"] for record in store.sources()] == sorted(NAMES)
-    assert [store.source(name)["spec"]["name"] for name in NAMES] == list(NAMES)
+        store.sources.add(name, {"name": name}, "ann")
+    assert [record["name"] for record in store.sources.all()] == sorted(NAMES)
+    assert [store.sources.get(name)["spec"]["name"] for name in NAMES] == list(NAMES)
     for name in NAMES:
-        store.remove_source(name, "ann")
-    assert store.sources() == []
+        store.sources.remove(name, "ann")
+    assert store.sources.all() == []
 
 
 def test_documents_come_back_as_they_were(store):
     deep = {"z": 1, "a": [None, True, 0.1, 2**53, "\0\ud800\\ '\"\n媽😀"], "": {}, "long": "x" * 200_000}
-    store.add_source("deep", deep, "ann")
-    found = store.source("deep")["spec"]
+    store.sources.add("deep", deep, "ann")
+    found = store.sources.get("deep")["spec"]
     assert found == deep
     assert list(found) == list(deep)
 
@@ -409,18 +410,18 @@ def test_numbers_are_as_exact_as_python_has_them(store):
 
 
 def test_who_reads_sees_one_moment_and_waits_for_nobody(store):
-    store.add_source("first", {}, "ann")
+    store.sources.add("first", {}, "ann")
     names = sa.select(schema.source.c.name).order_by(schema.source.c.name)
     with store.database.reading() as connection:
         assert connection.execute(names).scalars().all() == ["first"]
-        store.add_source("second", {}, "ann")
+        store.sources.add("second", {}, "ann")
         assert connection.execute(names).scalars().all() == ["first"]
-    assert [record["name"] for record in store.sources()] == ["first", "second"]
+    assert [record["name"] for record in store.sources.all()] == ["first", "second"]
 
 
 def test_what_a_writer_has_read_is_still_true_when_it_writes(store):
     """Threads with databases of their own, as processes have them, count up one number."""
-    store.add_source("n", {"n": 0}, "ann")
+    store.sources.add("n", {"n": 0}, "ann")
     source = schema.source
     databases = [Database(open_engine(store.database.engine.url.render_as_string(False))) for _ in range(4)]
 
@@ -433,7 +434,7 @@ def test_what_a_writer_has_read_is_still_true_when_it_writes(store):
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(count, databases))
-    assert store.source("n")["spec"] == {"n": 100}
+    assert store.sources.get("n")["spec"] == {"n": 100}
 
 
 def test_jobs_are_taken_once_by_many(store):
@@ -528,7 +529,7 @@ def test_records_in_a_schema_of_postgresql_other_than_public(postgres_url):
         connection.execute(sa.text('CREATE SCHEMA "our records"'))
     engine.dispose()
     store = Store(open_engine(f"{postgres_url}?schema=our%20records"), NO_BLOBS)
-    store.add_source("posts", {}, "ann")
+    store.sources.add("posts", {}, "ann")
     assert sa.inspect(store.database.engine).get_table_names("public") == []
     store.database.close()
 
@@ -547,7 +548,7 @@ def killed(store: Store) -> int:
 
 
 def test_a_connection_that_was_cut_is_replaced_unnoticed(on_server, server_url):
-    assert on_server.sources() == []
+    assert on_server.sources.all() == []
     other = Store(open_engine(server_url), NO_BLOBS)
     assert killed(other) >= 1
     on_server.add_source("posts", {}, "ann")
@@ -565,8 +566,8 @@ def test_a_connection_that_is_cut_in_a_transaction_leaves_nothing_and_may_be_tri
 
     with pytest.raises(Transient):
         cut()
-    other.add_source("posts", {}, "ann")
-    assert [record["name"] for record in on_server.sources()] == ["posts"]
+    other.sources.add("posts", {}, "ann")
+    assert [record["name"] for record in on_server.sources.all()] == ["posts"]
     other.database.close()
 
 
@@ -576,12 +577,12 @@ def test_a_process_asleep_with_the_turn_loses_it(server_url, monkeypatch):
 
     def sleep() -> None:
         with sleeper.database.writing() as connection:
-            other.add_source("posts", {}, "ann")
+            other.sources.add("posts", {}, "ann")
             connection.execute(sa.delete(schema.source))
 
     with pytest.raises(Transient):
         sleep()
-    assert [record["name"] for record in other.sources()] == ["posts"]
+    assert [record["name"] for record in other.sources.all()] == ["posts"]
     for store in (sleeper, other):
         store.database.close()
 
@@ -590,8 +591,8 @@ def test_who_waits_too_long_for_its_turn_may_try_again(server_url, monkeypatch):
     monkeypatch.setattr("audience.store.engines.BUSY_TIMEOUT_S", 1)
     holder, other = Store(open_engine(server_url), NO_BLOBS), Store(open_engine(server_url), NO_BLOBS)
     with holder.database.writing(), pytest.raises(Transient):
-        other.add_source("posts", {}, "ann")
-    other.add_source("posts", {}, "ann")
+        other.sources.add("posts", {}, "ann")
+    other.sources.add("posts", {}, "ann")
     for store in (holder, other):
         store.database.close()
 
@@ -601,8 +602,8 @@ def test_tables_are_utf8mb4_whatever_the_server_prefers(mysql_url):
     with engine.begin() as connection:
         connection.execute(sa.text(f"ALTER DATABASE {engine.url.database} CHARACTER SET latin1"))
     store = Store(engine, NO_BLOBS)
-    store.add_source("😀", {"a": "😀"}, "媽")
-    assert store.source("😀")["created_by"] == "媽"
+    store.sources.add("😀", {"a": "😀"}, "媽")
+    assert store.sources.get("😀")["created_by"] == "媽"
     store.database.close()
 
 
@@ -612,5 +613,5 @@ def test_the_store_says_so_when_it_is_locked(tmp_path, monkeypatch):
     other = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(AudienceError, match="locked"):
-        store.add_source("posts", {}, "ann")
+        store.sources.add("posts", {}, "ann")
     other.close()

@@ -246,7 +246,7 @@ def test_no_reply_shows_a_password(client, app, tmp_path):
     spec = app.sources.new(str(tmp_path / "files" / "posts.csv")).model_copy(
         update={"secret": app.places.secrets.seal("geheim")}
     )
-    app.store.add_source("secret", spec.model_dump(mode="json"), LOCAL)
+    app.store.sources.add("secret", spec.model_dump(mode="json"), LOCAL)
     reply = client.get("/v1/sources/secret")
     assert reply.json()["has_secret"] is True
     assert "fernet" not in reply.text

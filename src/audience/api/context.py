@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from audience.app import LOCAL, App
 from audience.errors import BadInput
 from audience.store.database import Record, digest_of
-from audience.store.records import Once
+from audience.store.idempotency import Once
 
 
 def _app(request: Request) -> App:

@@ -21,25 +21,25 @@ def _named(record: Record) -> Record:
 def save_groups(app: Audience, actor: Actor, name: Name, body: GroupMap) -> NamedGroups:
     """Save which channel goes to which result table, or replace it; runs keep what they were made with."""
     app.mappings.save_groups(name, GroupMap.checked(body.channels, body.default), actor)
-    return NamedGroups.model_validate(_named(app.store.mapping("groups", name)))
+    return NamedGroups.model_validate(_named(app.store.mappings.get("groups", name)))
 
 
 @groups.get("")
 def list_groups(app: Audience) -> GroupsList:
     """List the saved groups."""
-    return GroupsList.model_validate({"items": [_named(record) for record in app.store.mappings("groups")]})
+    return GroupsList.model_validate({"items": [_named(record) for record in app.store.mappings.all("groups")]})
 
 
 @groups.get("/{name}", responses=answers(404))
 def show_groups(app: Audience, name: Name) -> NamedGroups:
     """Show saved groups."""
-    return NamedGroups.model_validate(_named(app.store.mapping("groups", name)))
+    return NamedGroups.model_validate(_named(app.store.mappings.get("groups", name)))
 
 
 @groups.delete("/{name}", status_code=204, responses=answers(404))
 def delete_groups(app: Audience, actor: Actor, name: Name) -> Response:
     """Forget saved groups."""
-    app.store.remove_mapping("groups", name, actor)
+    app.store.mappings.remove("groups", name, actor)
     return Response(status_code=204)
 
 
@@ -47,24 +47,24 @@ def delete_groups(app: Audience, actor: Actor, name: Name) -> Response:
 def save_conflict_groups(app: Audience, actor: Actor, name: Name, body: Panels) -> NamedConflictGroups:
     """Save names of labels, and which of them contradict each other, or replace them."""
     app.mappings.save_conflict_groups(name, checked(body, "conflicts"), actor)
-    return NamedConflictGroups.model_validate(_named(app.store.mapping("conflict_groups", name)))
+    return NamedConflictGroups.model_validate(_named(app.store.mappings.get("conflict_groups", name)))
 
 
 @conflict_groups.get("")
 def list_conflict_groups(app: Audience) -> ConflictGroupsList:
     """List the saved conflict groups."""
-    found = [_named(record) for record in app.store.mappings("conflict_groups")]
+    found = [_named(record) for record in app.store.mappings.all("conflict_groups")]
     return ConflictGroupsList.model_validate({"items": found})
 
 
 @conflict_groups.get("/{name}", responses=answers(404))
 def show_conflict_groups(app: Audience, name: Name) -> NamedConflictGroups:
     """Show saved conflict groups."""
-    return NamedConflictGroups.model_validate(_named(app.store.mapping("conflict_groups", name)))
+    return NamedConflictGroups.model_validate(_named(app.store.mappings.get("conflict_groups", name)))
 
 
 @conflict_groups.delete("/{name}", status_code=204, responses=answers(404))
 def delete_conflict_groups(app: Audience, actor: Actor, name: Name) -> Response:
     """Forget saved conflict groups."""
-    app.store.remove_mapping("conflict_groups", name, actor)
+    app.store.mappings.remove("conflict_groups", name, actor)
     return Response(status_code=204)

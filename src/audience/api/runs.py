@@ -70,7 +70,7 @@ def _task(app: App, body: TaskBody, number: int) -> TaskSpec:
                 f"sources.{number}.{name} has an offset; write the time as clocks in the source's timezone show it"
             )
     if isinstance(body.source, str):
-        source, name = SourceSpec.model_validate(app.store.source(body.source)["spec"]), body.source
+        source, name = SourceSpec.model_validate(app.store.sources.get(body.source)["spec"]), body.source
     else:
         source = spec_of(app, body.source)
         name = source.table or source.url  # as it is saved: without a password

@@ -47,13 +47,13 @@ def list_(app: Audience) -> SourceList:
 @router.get("/{name}", responses=answers(404))
 def show(app: Audience, name: Name) -> SourceView:
     """Show a saved source."""
-    return SourceView.of(app.store.source(name))
+    return SourceView.of(app.store.sources.get(name))
 
 
 @router.post("/{name}/test", responses=answers(404))
 def test(app: Audience, name: Name) -> DescriptionView:
     """Look at what a source holds: columns, rows, time span, index, first rows."""
-    spec = SourceSpec.model_validate(app.store.source(name)["spec"])
+    spec = SourceSpec.model_validate(app.store.sources.get(name)["spec"])
     return DescriptionView.model_validate(asdict(app.places.source(spec).describe()))
 
 

@@ -12,14 +12,14 @@ class Mappings:
 
     def save_groups(self, name: str, groups: GroupMap, actor: str) -> None:
         check_name(name, "group map")
-        self.store.save_mapping("groups", name, groups.model_dump(mode="json"), actor)
+        self.store.mappings.save("groups", name, groups.model_dump(mode="json"), actor)
 
     def groups(self, name: str) -> GroupMap:
-        return GroupMap.model_validate(self.store.mapping("groups", name)["definition"])
+        return GroupMap.model_validate(self.store.mappings.get("groups", name)["definition"])
 
     def save_conflict_groups(self, name: str, panels: Panels, actor: str) -> None:
         check_name(name, "set of conflict groups")
-        self.store.save_mapping("conflict_groups", name, panels.model_dump(mode="json"), actor)
+        self.store.mappings.save("conflict_groups", name, panels.model_dump(mode="json"), actor)
 
     def conflict_groups(self, name: str) -> Panels:
-        return Panels.model_validate(self.store.mapping("conflict_groups", name)["definition"])
+        return Panels.model_validate(self.store.mappings.get("conflict_groups", name)["definition"])

@@ -11,7 +11,8 @@ from audience.models.rule_files import load_rules
 from audience.models.rule_model import explain
 from audience.models.rules import RuleSet
 from audience.store.database import Record, digest_of
-from audience.store.records import Once, Store
+from audience.store.idempotency import Once
+from audience.store.records import Store
 
 
 class Models:
@@ -31,29 +32,29 @@ class Models:
         """`name@version`; the same rules again are the same version."""
         check_name(name, "model")
         definition = rules.model_dump(mode="json", exclude_defaults=True)
-        return self.store.add_model(name, "rules", digest_of(definition), definition, list(warnings), actor, once)
+        return self.store.models.add(name, "rules", digest_of(definition), definition, list(warnings), actor, once)
 
     def all(self) -> list[Record]:
         """Every version; `definition` is null of large ones."""
-        return self.store.models()
+        return self.store.models.all()
 
     def get(self, reference: str) -> Record:
-        return self.store.model(reference)
+        return self.store.models.get(reference)
 
     def try_out(self, reference: str, texts: dict[str, str | None]) -> tuple[list[Record], list[Record]]:
         """(labels given, every hit) for one row; `texts` by field, or under "" for all fields at once."""
-        rules = RuleSet.model_validate(self.store.model(reference)["definition"])
+        rules = RuleSet.model_validate(self.store.models.get(reference)["definition"])
         row = {field: texts.get(field, texts.get("")) for field in rules.used_fields}
         return explain(rules, row)
 
     def fields(self, reference: str) -> tuple[str, ...]:
-        record = self.store.model(reference)
+        record = self.store.models.get(reference)
         return kind_of(record["kind"]).fields(record["definition"])
 
     def labels(self, reference: str) -> tuple[str, ...]:
-        record = self.store.model(reference)
+        record = self.store.models.get(reference)
         return kind_of(record["kind"]).labels(record["definition"])
 
     def load(self, reference: str) -> NamedModel:
-        record = self.store.model(reference)
+        record = self.store.models.get(reference)
         return NamedModel(f"{record['name']}@{record['version']}", kind_of(record["kind"]).build(record["definition"]))

@@ -14,7 +14,8 @@ from audience.labeling.panels import Panels, checked
 from audience.labeling.plan import RunSpec
 from audience.labeling.publish import Progress, PublicationSpec, by_index, check_indexes
 from audience.store.database import Record
-from audience.store.records import Once, Store
+from audience.store.idempotency import Once
+from audience.store.records import Store
 from audience.tables.publications import Publisher
 
 

@@ -14,8 +14,9 @@ from audience.labeling.sampling import scan
 from audience.labeling.statistics import PartitionStatistics, sampled, so_far
 from audience.models.registry import kind_of
 from audience.store.database import Record
+from audience.store.idempotency import Once
 from audience.store.queues import DEFAULT, check_queue
-from audience.store.records import Once, Store
+from audience.store.records import Store
 from audience.tables.base import RESULT_SCHEMA, Target
 
 
@@ -38,7 +39,7 @@ class Runs:
         """Checks that everything opens and fits, and writes the run down for workers to carry out; its id."""
         check_tasks(tuple(tasks))
         check_queue(queue)
-        saved = [self.store.model(reference) for reference in spec.models]
+        saved = [self.store.models.get(reference) for reference in spec.models]
         fields = tuple(dict.fromkeys(field for m in saved for field in kind_of(m["kind"]).fields(m["definition"])))
         for task in tasks:
             self._check_fields(task, fields)

@@ -7,7 +7,8 @@ from audience.app.places import Places
 from audience.app.references import NAME, check_name
 from audience.errors import NotFound
 from audience.store.database import Record
-from audience.store.records import Once, Store
+from audience.store.idempotency import Once
+from audience.store.records import Store
 from audience.tables.base import Description, SourceSpec
 from audience.tables.times import check_timezone
 
@@ -24,14 +25,14 @@ class Sources:
         check_name(name, "source")
         spec = self.places.sealed_source(spec)
         description = self.places.source(spec).describe()
-        self.store.add_source(name, spec.model_dump(mode="json"), actor, once)
+        self.store.sources.add(name, spec.model_dump(mode="json"), actor, once)
         return description
 
     def all(self) -> list[Record]:
-        return self.store.sources()
+        return self.store.sources.all()
 
     def remove(self, name: str, actor: str) -> None:
-        self.store.remove_source(name, actor)
+        self.store.sources.remove(name, actor)
 
     def spec(self, reference: str | None, **given: Any) -> SourceSpec:
         """Of a saved source by its name, or of a path or URL; None: of the server that the settings name. `given` adds
@@ -39,7 +40,7 @@ class Sources:
         if reference is None:
             return self.new(self.places.default_source(), **given)
         given = {key: value for key, value in given.items() if value not in (None, {}, ())}
-        saved = [record for record in self.store.sources() if record["name"] == reference]
+        saved = [record for record in self.store.sources.all() if record["name"] == reference]
         if saved:
             roles = {**saved[0]["spec"]["roles"], **given.get("roles", {})}
             return SourceSpec.model_validate({**saved[0]["spec"], **given, "roles": roles})

@@ -2,16 +2,14 @@
 target; the numbers here follow it."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 
 from audience.errors import Conflict, NotFound
 from audience.store import schema
 from audience.store.database import Database, Record, new_id, note, now, rows_of
-
-if TYPE_CHECKING:
-    from audience.store.records import Once
+from audience.store.idempotency import Once
 
 IDLE, BUSY = "idle", "busy"
 
@@ -23,7 +21,7 @@ class Publications:
     def __init__(self, database: Database) -> None:
         self.database = database
 
-    def add(self, name: str, spec: Record, actor: str, once: "Once | None" = None) -> None:
+    def add(self, name: str, spec: Record, actor: str, once: Once | None = None) -> None:
         row: Record = {
             "id": new_id(),
             "name": name,

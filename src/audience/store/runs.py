@@ -2,19 +2,17 @@
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 
 from audience.errors import BadInput, Conflict, NotFound
 from audience.store import schema
 from audience.store.database import Database, Record, new_id, note, now, rows_of, total
+from audience.store.idempotency import Once
 from audience.store.jobs import add_jobs, last_served
 from audience.store.queues import DEFAULT
 from audience.store.states import FINAL, GOING_ON, OPEN_JOB, sources_of, state_of_run
-
-if TYPE_CHECKING:
-    from audience.store.records import Once
 
 
 class Runs:
@@ -29,7 +27,7 @@ class Runs:
         tasks: Iterable[Record],
         actor: str,
         priority: int = 0,
-        once: "Once | None" = None,
+        once: Once | None = None,
         queue: str = DEFAULT,
     ) -> str:
         """A run of these tasks, planned, and the jobs that begin it; its id."""

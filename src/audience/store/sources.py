@@ -1,0 +1,40 @@
+"""Sources that were saved under names."""
+
+import sqlalchemy as sa
+
+from audience.errors import Conflict, NotFound
+from audience.store import schema
+from audience.store.database import Database, Record, note, now
+from audience.store.idempotency import Once
+
+
+class Sources:
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def add(self, name: str, spec: Record, actor: str, once: Once | None = None) -> None:
+        row = {"name": name, "spec": spec, "created_by": actor, "created_at": now()}
+        with self.database.writing() as connection:
+            if once and once.answered(connection):
+                return
+            if connection.execute(sa.select(schema.source.c.name).where(schema.source.c.name == name)).first():
+                raise Conflict(f"there is a source {name!r} already: remove it first, or choose another name")
+            connection.execute(sa.insert(schema.source).values(row))
+            note(connection, actor, "source.add", name)
+            if once:
+                once.keep(connection, row)
+
+    def get(self, name: str) -> Record:
+        found = self.database.rows(sa.select(schema.source).where(schema.source.c.name == name))
+        if not found:
+            names = ", ".join(record["name"] for record in self.all()) or "none yet"
+            raise NotFound(f"there is no source {name!r}; sources: {names}")
+        return found[0]
+
+    def all(self) -> list[Record]:
+        return self.database.rows(sa.select(schema.source).order_by(schema.source.c.name))
+
+    def remove(self, name: str, actor: str) -> None:
+        self.get(name)
+        with self.database.changing(actor, "source.remove", name) as connection:
+            connection.execute(sa.delete(schema.source).where(schema.source.c.name == name))
