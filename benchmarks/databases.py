@@ -31,8 +31,8 @@ import sqlalchemy as sa
 from audience.app import App
 from audience.settings import Settings
 from audience.tables.base import Partition, Selection, SourceSpec
-from audience.tables.mysql_server import MysqlServer
-from audience.tables.postgres_server import PostgresServer
+from audience.tables.mysql.server import MysqlServer
+from audience.tables.postgres.server import PostgresServer
 from audience.tables.registry import open_source
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "deploy"))

@@ -129,7 +129,7 @@ class Mariadb(Database):
         wait_until(self.answers, "MariaDB")
 
     def execute(self, *statements: str) -> None:
-        from audience.tables.mysql_server import MysqlServer
+        from audience.tables.mysql.server import MysqlServer
 
         with MysqlServer.at(self.url("")).session() as connection, connection.cursor() as cursor:
             for statement in statements:
@@ -164,7 +164,7 @@ class Postgres(Database):
         wait_until(self.answers, "PostgreSQL")
 
     def execute(self, *statements: str) -> None:
-        from audience.tables.postgres_server import PostgresServer
+        from audience.tables.postgres.server import PostgresServer
 
         with PostgresServer.at(self.url("postgres")).session() as connection:
             for statement in statements:

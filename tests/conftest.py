@@ -74,7 +74,7 @@ def absent(server: str, error: Exception) -> None:
 @contextlib.contextmanager
 def new_mysql_database() -> Iterator[str]:
     """The URL of a new, empty MariaDB database, which is dropped afterwards."""
-    from audience.tables.mysql_server import MysqlServer
+    from audience.tables.mysql.server import MysqlServer
 
     server, name = MysqlServer.at(MARIADB), f"audience_test_{uuid.uuid4().hex[:12]}"
     try:
@@ -90,7 +90,7 @@ def new_mysql_database() -> Iterator[str]:
 @contextlib.contextmanager
 def new_postgres_database() -> Iterator[str]:
     """The URL of a new, empty PostgreSQL database, which is dropped afterwards."""
-    from audience.tables.postgres_server import PostgresServer
+    from audience.tables.postgres.server import PostgresServer
 
     server, name = PostgresServer.at(POSTGRES), f"audience_test_{uuid.uuid4().hex[:12]}"
     try:

@@ -15,7 +15,7 @@ from audience.store.queues import Share, shares
 from audience.store.records import Store, open_store
 
 if TYPE_CHECKING:
-    from celery import Celery
+    from audience.jobs.celery_app import Celery
 
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # as in __main__, for this process and its children
 

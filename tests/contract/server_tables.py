@@ -4,7 +4,8 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from audience.tables import mysql_server, postgres_server
+from audience.tables.mysql import server as mysql_server
+from audience.tables.postgres import server as postgres_server
 
 Row = dict[str, Any]
 

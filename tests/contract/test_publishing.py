@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audience.errors import Conflict
-from audience.tables.mysql_server import MysqlServer
-from audience.tables.postgres_server import PostgresServer
+from audience.tables.mysql.server import MysqlServer
+from audience.tables.postgres.server import PostgresServer
 from audience.tables.publications import STAGED_SCHEMA, Change, Edition, Publisher, Publishing
 from audience.tables.registry import open_publisher
 

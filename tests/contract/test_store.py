@@ -551,7 +551,7 @@ def test_a_connection_that_was_cut_is_replaced_unnoticed(on_server, server_url):
     assert on_server.sources.all() == []
     other = Store(open_engine(server_url), NO_BLOBS)
     assert killed(other) >= 1
-    on_server.add_source("posts", {}, "ann")
+    on_server.sources.add("posts", {}, "ann")
     other.database.close()
 
 

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from audience.errors import BadInput, Conflict
 from audience.tables.base import PRODUCTION_COLUMNS, RESULT_SCHEMA, Settlement, Target
-from audience.tables.mysql_server import MysqlServer
-from audience.tables.postgres_server import PostgresServer
+from audience.tables.mysql.server import MysqlServer
+from audience.tables.postgres.server import PostgresServer
 from audience.tables.registry import open_target
 
 TASK = "0123456789abcdef0123456789abcdef"

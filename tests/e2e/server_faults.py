@@ -56,13 +56,13 @@ def fill(server: Server, rows: sqlite3.Cursor) -> None:
     columns = ", ".join(f"{name} VARCHAR(200)" for name in COLUMNS)
     sql = f"INSERT INTO posts VALUES ({', '.join(['%s'] * len(COLUMNS))})"
     if isinstance(server, Mariadb):
-        from audience.tables.mysql_server import MysqlServer
+        from audience.tables.mysql.server import MysqlServer
 
         with MysqlServer.at(server.url("posts")).session() as db, db.cursor() as cursor:
             cursor.execute(f"CREATE TABLE posts ({columns}, KEY (id)) COLLATE utf8mb4_bin")
             cursor.executemany(sql, rows.fetchall())
         return
-    from audience.tables.postgres_server import PostgresServer
+    from audience.tables.postgres.server import PostgresServer
 
     with PostgresServer.at(server.url("posts")).session() as db, db.cursor() as cursor:
         cursor.execute(f"CREATE TABLE posts ({columns})")

@@ -16,7 +16,7 @@ from audience.labeling.panels import Panels
 from audience.labeling.plan import RunSpec, TaskSpec
 from audience.settings import Settings
 from audience.tables.base import Plan
-from audience.tables.sqlite import SqliteSource
+from audience.tables.sqlite.source import SqliteSource
 
 GENDER = "label,content,match_type\n女性,媽,partially\n男性,爸,partially\n"
 
@@ -394,7 +394,7 @@ def test_a_field_without_a_column_is_refused_with_the_roles_there_are(app, table
 def test_a_full_disk_is_waited_for_and_what_was_finished_is_kept(
     tmp_path, table, rules, target, monkeypatch, max_retries
 ):
-    from audience.tables import sqlite_target
+    from audience.tables.sqlite import target as sqlite_target
 
     insert, calls = sqlite_target._insert, []
 

@@ -15,7 +15,7 @@ from faults import make_posts, wait_until
 from native import Stack
 from server_faults import fill, installed
 
-from audience.tables.mysql_server import MysqlServer
+from audience.tables.mysql.server import MysqlServer
 
 ROWS = 20_000
 SMALL = {"AUDIENCE_PARTITION_ROWS": "400", "AUDIENCE_LEASE_S": "2", "AUDIENCE_RETRY_S": "0.1"}

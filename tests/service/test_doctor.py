@@ -9,17 +9,17 @@ import pytest
 import sqlalchemy as sa
 
 from audience.app import LOCAL, App
-from audience.doctor import examine
+from audience.app.doctor import examine
 from audience.errors import BadInput, NotFound
 from audience.labeling.plan import RunSpec, TaskSpec
 from audience.models.rules import RuleSet
 from audience.settings import Settings
 from audience.store.engines import open_engine
 from audience.tables.base import SourceSpec
-from audience.tables.checks import Finding, check_clock, check_target
-from audience.tables.mysql_server import MysqlServer
-from audience.tables.postgres_server import PostgresServer
-from audience.tables.registry import open_target
+from audience.tables.findings import Finding, check_clock
+from audience.tables.mysql.server import MysqlServer
+from audience.tables.postgres.server import PostgresServer
+from audience.tables.registry import check_target, open_target
 
 
 def wrong(found: list[Finding]) -> list[Finding]:

@@ -12,7 +12,7 @@ from private_mariadb import encryption, running_mariadb
 
 from audience.errors import AudienceError, Transient
 from audience.tables.base import Selection, Source, SourceSpec
-from audience.tables.mysql_server import MysqlServer
+from audience.tables.mysql.server import MysqlServer
 from audience.tables.registry import open_source
 
 CONTENT = Selection(fields=("content",))
@@ -185,7 +185,7 @@ def test_rows_without_an_id_are_numbered_by_the_primary_key(mysql_url: str, run:
 def test_pieces_of_a_partition_add_up_when_rows_are_large(
     mysql_url: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("audience.tables.mysql.PIECE_BYTES", 200_000)
+    monkeypatch.setattr("audience.tables.mysql.source.PIECE_BYTES", 200_000)
     run("CREATE TABLE posts (id INT PRIMARY KEY, post_time DATETIME, content TEXT, KEY (post_time))")
     run("INSERT INTO posts SELECT seq, '2020-01-01' + INTERVAL seq DIV 7 SECOND, repeat('x', 1000) FROM seq_1_to_5000")
     expected = [str(i) for i in range(1, 5001)]

@@ -16,8 +16,8 @@ from pymysql import err
 
 from audience.errors import BadInput, Conflict, NotFound, Transient
 from audience.tables.base import RESULT_SCHEMA, Settlement, Target
-from audience.tables.mysql_load import LoadingConnection
-from audience.tables.mysql_server import MysqlServer
+from audience.tables.mysql.load import LoadingConnection
+from audience.tables.mysql.server import MysqlServer
 from audience.tables.registry import open_target
 
 TASK = "0123456789abcdef"
@@ -280,7 +280,7 @@ def test_deadlock_passes(target: Target, mysql_url: str) -> None:
 
 
 def test_task_is_deleted_in_parts(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("audience.tables.mysql_target.DELETE_ROWS", 7)
+    monkeypatch.setattr("audience.tables.mysql.target.DELETE_ROWS", 7)
     target.write(TASK, 0, 1, [batch(*range(50))], Counted())
     target.delete(TASK)
     assert left(target) == (0, 0)

@@ -8,7 +8,7 @@ import pytest
 
 from audience.errors import NotFound
 from audience.tables.base import Selection, Source, SourceSpec
-from audience.tables.postgres_server import PostgresServer
+from audience.tables.postgres.server import PostgresServer
 from audience.tables.registry import open_source
 
 CONTENT = Selection(fields=("content",))

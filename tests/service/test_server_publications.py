@@ -16,9 +16,9 @@ import pytest
 from private_mariadb import running_mariadb
 
 from audience.errors import BadInput, Conflict, Transient
-from audience.tables import mysql_publication
-from audience.tables.mysql_server import MysqlServer
-from audience.tables.postgres_server import PostgresServer
+from audience.tables.mysql import publisher as mysql_publisher
+from audience.tables.mysql.server import MysqlServer
+from audience.tables.postgres.server import PostgresServer
 from audience.tables.publications import STAGED_SCHEMA, Publisher, Publishing
 from audience.tables.registry import open_publisher
 
@@ -112,7 +112,7 @@ def test_attempt_killed_while_its_renaming_waits_is_found_done_or_undone(
 def test_reader_that_does_not_end_keeps_the_old_version_and_the_attempt_says_so(
     mysql: Publisher, mysql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mysql_publication, "SETTINGS", ("SET SESSION lock_wait_timeout = 1",))
+    monkeypatch.setattr(mysql_publisher, "SETTINGS", ("SET SESSION lock_wait_timeout = 1",))
     with reading(mysql_url, "published_blog"), pytest.raises(Transient, match="waiting for another"):
         publish(mysql, attempt(2), *NEW)
     assert (mysql.edition().version, published(mysql)) == (1, [OLD, OLD])

@@ -15,8 +15,8 @@ from relay import Relay, relayed
 
 from audience.errors import AudienceError, BadInput, NotFound, Transient
 from audience.tables.base import Selection, Source, SourceSpec
-from audience.tables.mysql_server import MysqlServer
-from audience.tables.postgres_server import PostgresServer
+from audience.tables.mysql.server import MysqlServer
+from audience.tables.postgres.server import PostgresServer
 from audience.tables.registry import open_source
 
 CONTENT = Selection(fields=("content",))

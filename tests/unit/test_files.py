@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audience.errors import BadInput, Conflict, NotFound
-from audience.tables import lines
 from audience.tables.base import Selection, SourceSpec
-from audience.tables.files import FilesSource
+from audience.tables.files import lines
+from audience.tables.files.source import FilesSource
 
 CONTENT = Selection(fields=("content",))
 

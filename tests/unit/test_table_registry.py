@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from audience.errors import BadInput, NotFound
-from audience.tables import registry
+from audience.tables import kind as declarations
 from audience.tables.base import SourceSpec
-from audience.tables.checks import check_target
-from audience.tables.registry import open_publisher, open_source, open_target
+from audience.tables.registry import check_target, open_publisher, open_source, open_target
 
 
 def database(path: Path) -> Path:
@@ -65,7 +64,7 @@ def test_unknown_scheme_is_named_and_no_secret_is_shown(url: str) -> None:
 def test_a_server_without_its_driver_says_what_to_install(
     url: str, driver: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "find_spec", lambda name: None if name == driver else True)
+    monkeypatch.setattr(declarations, "find_spec", lambda name: None if name == driver else True)
     for attempt in (lambda: open_source(SourceSpec(url=url)), lambda: open_target(url), lambda: check_target(url, url)):
         with pytest.raises(BadInput, match=rf"{driver}.*pip install 'audience\["):
             attempt()

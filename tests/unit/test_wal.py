@@ -9,9 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 from audience.app import App
+from audience.databases.wal import LARGE_BYTES
 from audience.store import schema
-from audience.tables.sqlite_file import SqliteFile
-from audience.wal import LARGE_BYTES
+from audience.tables.sqlite.server import SqliteFile
 
 PIECE = "x" * 2**20
 

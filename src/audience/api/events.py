@@ -14,9 +14,9 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.concurrency import run_in_threadpool
 
+from audience.api.bodies.runs import Moved, RunView
 from audience.api.context import Audience
 from audience.api.errors import answers
-from audience.api.run_bodies import Moved, RunView
 from audience.api.runs import Id
 from audience.app import App
 from audience.errors import NotFound, Transient

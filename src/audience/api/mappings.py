@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter, Response
 
+from audience.api.bodies.mappings import ConflictGroupsList, GroupsList, NamedConflictGroups, NamedGroups
 from audience.api.context import Actor, Audience, Name
 from audience.api.errors import answers
-from audience.api.mapping_bodies import ConflictGroupsList, GroupsList, NamedConflictGroups, NamedGroups
 from audience.labeling.groups import GroupMap
 from audience.labeling.panels import Panels, checked
 from audience.store.database import Record

@@ -6,9 +6,9 @@ from urllib.parse import quote
 from fastapi import APIRouter, Path
 from fastapi.responses import JSONResponse
 
+from audience.api.bodies.models import ModelCreated, ModelList, ModelView, NewModel, Texts, Tried
 from audience.api.context import Actor, Audience, Key, create_once
 from audience.api.errors import answers
-from audience.api.model_bodies import ModelCreated, ModelList, ModelView, NewModel, Texts, Tried
 from audience.errors import BadInput
 from audience.models.rule_files import parse_rules
 from audience.models.rules import RuleSet, check_rules

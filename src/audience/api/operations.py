@@ -10,8 +10,8 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from audience.api.bodies.operations import Health, Ready, WorkerList
 from audience.api.context import Audience
-from audience.api.operation_bodies import Health, Ready, WorkerList
 
 router = APIRouter(tags=["operations"])
 

@@ -7,10 +7,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, BackgroundTasks, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from audience.api.context import Actor, Audience, Key, Name, create_once
-from audience.api.errors import answers
-from audience.api.files import confined
-from audience.api.publication_bodies import (
+from audience.api.bodies.publications import (
     NewPublication,
     PublicationCreated,
     PublicationList,
@@ -18,6 +15,9 @@ from audience.api.publication_bodies import (
     PublicationView,
     PublishBody,
 )
+from audience.api.context import Actor, Audience, Key, Name, create_once
+from audience.api.errors import answers
+from audience.api.files import confined
 from audience.api.runs import FILE, MEDIA_TYPES, started
 from audience.app import App
 from audience.errors import AudienceError

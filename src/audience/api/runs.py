@@ -8,10 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from audience.api.context import Actor, Audience, Cursor, Key, Limit, create_once, cursor_of, page
-from audience.api.errors import answers
-from audience.api.files import confined
-from audience.api.run_bodies import (
+from audience.api.bodies.runs import (
     NewRun,
     ProductionBody,
     ResultRow,
@@ -24,6 +21,9 @@ from audience.api.run_bodies import (
     State,
     TaskBody,
 )
+from audience.api.context import Actor, Audience, Cursor, Key, Limit, create_once, cursor_of, page
+from audience.api.errors import answers
+from audience.api.files import confined
 from audience.api.sources import spec_of
 from audience.app import App
 from audience.errors import BadInput

@@ -7,10 +7,10 @@ from urllib.parse import quote
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
+from audience.api.bodies.sources import Created, DescriptionView, NewSource, SourceBody, SourceList, SourceView
 from audience.api.context import Actor, Audience, Key, Name, create_once
 from audience.api.errors import answers
 from audience.api.files import confined
-from audience.api.source_bodies import Created, DescriptionView, NewSource, SourceBody, SourceList, SourceView
 from audience.app import App
 from audience.store.database import Record
 from audience.tables.base import SourceSpec

@@ -62,7 +62,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Look at the whole installation and say what is wrong, and what to do. Status 1 if something is."""
-    from audience.doctor import examine
+    from audience.app.doctor import examine
 
     findings = list(examine(read_settings(), source or (), target or ()))
     show.as_json([asdict(finding) for finding in findings]) if as_json else show.findings(findings)

@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from audience.tables.base import Description
-from audience.tables.checks import Finding
+from audience.tables.findings import Finding
 
 SECRETS = ("secret", "target_secret")
 PIPED_CELLS = 200

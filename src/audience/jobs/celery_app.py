@@ -13,7 +13,7 @@ from audience.store.jobs import Sent
 from audience.store.queues import Share, shares
 
 if TYPE_CHECKING:
-    from celery import Celery
+    from celery import Celery as Celery
 
 TASK = "audience.job"
 APPLICATION = "audience.celery"

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from audience import wal
+from audience.databases import wal
 from audience.errors import AudienceError, BadInput, NotFound, Transient
 
 EXAMPLES = "sqlite:///PATH, mysql://user:password@host:3306/schema or postgresql://user:password@host:5432/database"

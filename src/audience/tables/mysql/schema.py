@@ -1,0 +1,108 @@
+"""The tables of a target in a MariaDB or MySQL database: which are ours, and how they are made."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from audience.errors import BadInput, Conflict
+from audience.tables.base import PRODUCTION_COLUMNS
+from audience.tables.mysql.server import quoted
+from audience.tables.result_rows import STORED
+
+OURS = "Audience, layout 1"
+"""The comment of every table that we made: others are left alone. A change of layout counts it up."""
+TASKS, MARKS = "audience_task", "audience_partition"
+LONGEST_NAME = 64
+LONGEST_TASK = 100
+TYPES = {
+    "task_id": f"VARCHAR({LONGEST_TASK}) NOT NULL",
+    "create_time": "DATETIME(6) NULL",
+    "score": "DOUBLE NULL",
+    "partition": "BIGINT NOT NULL",
+    "n": "BIGINT NOT NULL",
+    "posts": "BIGINT NOT NULL",
+}
+TEXT = "LONGTEXT NULL"
+TASK_TABLES = {
+    MARKS: f"task VARCHAR({LONGEST_TASK}) NOT NULL, `partition` BIGINT NOT NULL, fence BIGINT NOT NULL, "
+    "`rows` BIGINT NOT NULL, statistics LONGTEXT NOT NULL, authors LONGBLOB NOT NULL, PRIMARY KEY (task, `partition`)",
+    TASKS: f"task VARCHAR({LONGEST_TASK}) NOT NULL PRIMARY KEY, fence BIGINT NOT NULL, state VARCHAR(10) NOT NULL",
+}
+
+
+def results_table(group: str) -> str:
+    return _checked(f"results_{group}")
+
+
+def production_table(group: str) -> str:
+    return _checked(f"production_{group}")
+
+
+def _checked(name: str) -> str:
+    if len(name) > LONGEST_NAME:
+        raise BadInput(f"the table name {name} has {len(name)} characters, {LONGEST_NAME} at most: a shorter group?")
+    return name
+
+
+def create_task_tables(cursor: Any) -> None:
+    for name, declared in TASK_TABLES.items():
+        create(cursor, name, declared)
+
+
+def create_group_tables(cursor: Any, group: str) -> None:
+    """The results last: by that table a group is found."""
+    create(cursor, production_table(group), _declared((*PRODUCTION_COLUMNS, "n"), ("task_id", "n")))
+    create(cursor, results_table(group), _declared(STORED, ("task_id", "partition", "n")))
+
+
+def is_prepared(cursor: Any) -> bool:
+    return comment_of(cursor, TASKS) == OURS
+
+
+def groups_of(cursor: Any) -> list[str]:
+    """The groups that have a table here."""
+    cursor.execute(
+        "SELECT SUBSTR(table_name, 9) FROM information_schema.tables WHERE table_schema = DATABASE() "
+        "AND LEFT(table_name, 8) = 'results_' AND table_comment = %s ORDER BY 1",
+        (OURS,),
+    )
+    return [name for (name,) in cursor.fetchall()]
+
+
+def _declared(columns: Sequence[str], key: Sequence[str]) -> str:
+    parts = [f"{quoted(name)} {TYPES.get(name, TEXT)}" for name in columns]
+    return ", ".join([*parts, f"PRIMARY KEY ({', '.join(map(quoted, key))})"])
+
+
+def create(cursor: Any, name: str, declared: str) -> None:
+    """Creates one of our tables, unless another process just did; one that is not ours is left alone and reported."""
+    if comment_of(cursor, name) is None:
+        create_new(cursor, name, declared, OURS)
+    if (comment := comment_of(cursor, name)) != OURS:
+        raise not_ours(name, comment)
+
+
+def create_new(cursor: Any, name: str, declared: str, comment: str) -> None:
+    """Unless it is there. `comment` says whose it is."""
+    options = f"ENGINE = InnoDB, ROW_FORMAT = DYNAMIC, DEFAULT CHARSET = utf8mb4, COLLATE = {_collation(cursor)}"
+    cursor.execute(f"CREATE TABLE IF NOT EXISTS {quoted(name)} ({declared}) {options}, COMMENT = %s", (comment,))
+
+
+def not_ours(name: str, comment: str | None) -> Conflict:
+    other = "made by another version of Audience" if str(comment).startswith("Audience") else "not Audience's"
+    return Conflict(f"the table {name} is there already and is {other}: name the group or target otherwise")
+
+
+def comment_of(cursor: Any, name: str) -> str | None:
+    """None: there is no such table."""
+    cursor.execute(
+        "SELECT table_comment FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = %s",
+        (name,),
+    )
+    found = cursor.fetchone()
+    return str(found[0]) if found else None
+
+
+def _collation(cursor: Any) -> str:
+    """By code point, without padding: `a`, `a ` and `A` are three."""
+    cursor.execute("SELECT VERSION()")
+    return "utf8mb4_nopad_bin" if "mariadb" in str(cursor.fetchone()[0]).lower() else "utf8mb4_0900_bin"

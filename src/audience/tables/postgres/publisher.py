@@ -1,0 +1,287 @@
+"""Publications in PostgreSQL: views `published_INDEX`, and the row of `audience_publication` that says what they show.
+
+published_INDEX             the view of what is published
+published_INDEX__v7         version 7; the present and the former one are kept
+published_INDEX__next       being made; renamed when it is whole
+published_INDEX__new        the new rows, before they are merged
+
+Views, because what others build on a name here, views of their own and grants, goes with a table that is renamed."""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from audience.errors import AudienceError, Conflict, NotFound
+from audience.tables.batches import rebatched
+from audience.tables.postgres.load import listed, load
+from audience.tables.postgres.merge import merge
+from audience.tables.postgres.schema import OURS, TEXT, TYPES, comment_of, create, not_ours
+from audience.tables.postgres.server import PostgresServer, quoted
+from audience.tables.publications import (
+    PUBLISHED_SCHEMA,
+    STAGED_SCHEMA,
+    Change,
+    Edition,
+    Publishing,
+    never_published,
+    overtaken,
+)
+from audience.tables.sql.publications import PUBLICATIONS, as_json, following, from_json, incoming, present, taken
+
+DECLARED = (
+    f"publication {TEXT} PRIMARY KEY, name {TEXT} NOT NULL, fence bigint NOT NULL, state text NOT NULL, "
+    "version bigint NOT NULL, former bigint NOT NULL, indexes text NOT NULL, begun text NOT NULL"
+)
+TYPE_OF = {
+    **TYPES,
+    "subject": f"{TEXT} NOT NULL",
+    "panel": f"{TEXT} NOT NULL",
+    "published_at": "timestamp NOT NULL",
+    "version": "bigint NOT NULL",
+    "run": "bigint NOT NULL",
+}
+COLUMNS = listed(PUBLISHED_SCHEMA.names)
+FIRST = f"INSERT INTO {PUBLICATIONS} VALUES (%s, %s, 0, 'open', 0, 0, '[]', '[]') ON CONFLICT DO NOTHING"
+ROWS = f"SELECT publication, name, fence, state, version, former, indexes, begun FROM {PUBLICATIONS}"
+ADMIT = f"UPDATE {PUBLICATIONS} SET fence = %s, state = %s, begun = %s WHERE publication = %s"
+BEGUN = f"UPDATE {PUBLICATIONS} SET begun = %s WHERE publication = %s"
+TURN = f"UPDATE {PUBLICATIONS} SET version = %s, former = %s, indexes = %s, begun = '[]' WHERE publication = %s"
+END_HOLDERS = """
+SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
+WHERE relation IN (SELECT to_regclass(name) FROM unnest(%s::text[]) AS t (name))
+    AND database = datid AND datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of `audience_publication`. `indexes`: those with a view; `begun`: those with tables aside."""
+
+    publication: str
+    name: str
+    fence: int
+    state: str
+    version: int
+    former: int
+    indexes: tuple[str, ...]
+    begun: tuple[str, ...]
+
+
+class PostgresPublisher:
+    """One publication's tables in a schema of a database."""
+
+    def __init__(self, shown: str, url: str, publication: str, name: str) -> None:
+        self.url = shown
+        self.server = PostgresServer.at(url)
+        self.publication = publication
+        self.name = name
+
+    def edition(self) -> Edition:
+        row = self._known()
+        return Edition(row.version, row.former, row.indexes) if row and row.state == "open" else Edition()
+
+    def _known(self) -> Row | None:
+        try:
+            with self.server.writing() as connection:
+                return self._row(connection) if comment_of(connection, PUBLICATIONS) == OURS else None
+        except NotFound:  # the database is gone
+            return None
+
+    def _row(self, connection: Any, lock: str = "") -> Row | None:
+        found = _rows(connection, f"{ROWS} WHERE publication = %s {lock}", (self.publication,))
+        return found[0] if found else None
+
+    def begin(self, publishing: Publishing, indexes: Sequence[str]) -> Edition:
+        row = self._admit(publishing.fence, indexes, version=publishing.version)
+        return Edition(row.version, row.former, row.indexes)
+
+    def _admit(self, fence: int, indexes: Sequence[str] = (), state: str = "open", version: int = 0) -> Row:
+        """Refuses older fences from now on, then removes what they left aside. `version`: to be made of `indexes`."""
+        with self.server.writing() as connection:
+            self.server.check_schema(connection)
+            create(connection, PUBLICATIONS, DECLARED)
+            connection.execute(FIRST, (self.publication, self.name))
+        with self.server.transaction() as connection:
+            rows = _rows(connection, f"{ROWS} ORDER BY publication FOR UPDATE")  # two do not begin the same index
+            row = next(row for row in rows if row.publication == self.publication)
+            if row.fence > fence or row.state not in ("open", state):
+                raise overtaken()
+            indexes = indexes if version != row.version else ()
+            _refuse_foreign(connection, row, [other for other in rows if other is not row], indexes, version)
+            begun = tuple(dict.fromkeys([*row.begun, *indexes]))
+            connection.execute(ADMIT, (fence, state, as_json(begun), self.publication))
+        self._remove_aside(fence, begun, indexes)
+        return row
+
+    def _remove_aside(self, fence: int, begun: Sequence[str], indexes: Sequence[str]) -> None:
+        """Of what was `begun`, only `indexes` are now. Whoever still works with its tables was overtaken: nobody waits
+        for the end of that."""
+        tables = [table for index in begun for table in (incoming(index), following(index))]
+        with self.server.writing() as connection:
+            connection.execute(END_HOLDERS, ([quoted(table) for table in tables],))
+        with self.server.transaction() as connection:
+            row = self._row(connection, "FOR UPDATE")
+            if row is None or row.fence != fence:
+                raise overtaken()
+            _drop(connection, *tables)
+            connection.execute(BEGUN, (as_json(indexes), self.publication))
+
+    def merge(self, publishing: Publishing, index: str, rows: Iterable[pa.RecordBatch]) -> list[Change]:
+        fence, new, merged = publishing.fence, incoming(index), following(index)
+        with self._step(fence) as (connection, _):
+            _drop(connection, new, merged)
+            connection.execute(f"CREATE UNLOGGED TABLE {quoted(new)} ({_declared(STAGED_SCHEMA)})")
+            connection.execute(f"CREATE TABLE {quoted(merged)} ({_declared(PUBLISHED_SCHEMA)})")
+        for batch in rebatched(rows):
+            frame = pl.from_arrow(batch)
+            assert isinstance(frame, pl.DataFrame)
+            with self._step(fence) as (connection, _):
+                load(connection, new, frame)
+        with self._step(fence) as (connection, row):
+            old = _version(index, row.version)
+            known = quoted(old) if comment_of(connection, old) is not None else None
+            changes = merge(connection, publishing, index, quoted(new), quoted(merged), known)
+            connection.execute(f"CREATE INDEX ON {quoted(merged)} USING hash (subject)")  # texts of any length
+            _drop(connection, new)
+        return changes
+
+    def swap(self, publishing: Publishing) -> None:
+        with self._step(publishing.fence) as (connection, row):
+            if row.version == publishing.version:
+                return
+            for index in dict.fromkeys([*row.indexes, *row.begun]):
+                made = following(index) if index in row.begun else _version(index, row.version)
+                _rename(connection, made, _version(index, publishing.version))
+                _show(connection, index, publishing.version)
+                _drop(connection, _version(index, row.former), incoming(index))
+            indexes = as_json(dict.fromkeys([*row.indexes, *row.begun]))
+            connection.execute(TURN, (publishing.version, row.version, indexes, self.publication))
+
+    def discard(self, fence: int) -> None:
+        if self._known():
+            self._admit(fence)
+
+    def roll_back(self, fence: int, version: int) -> None:
+        if not self._known():
+            raise never_published(0)
+        row = self._admit(fence)
+        if row.version == version:
+            return
+        if row.former != version:
+            raise never_published(row.former)
+        with self._step(fence) as (connection, row):
+            for index in row.indexes:
+                _show(connection, index, version, row.version)
+            connection.execute(TURN, (version, row.version, as_json(row.indexes), self.publication))
+
+    def published(self, index: str) -> Iterator[pa.RecordBatch]:
+        edition = self.edition()
+        table = _version(index, edition.version)
+        if index not in edition.indexes or not self._has(table):
+            return
+        sql = f"SELECT {COLUMNS} FROM {quoted(self.server.schema)}.{quoted(table)}"
+        with contextlib.closing(self.server.stream(sql)) as stream:
+            yield from rebatched(batch.cast(PUBLISHED_SCHEMA) for batch in stream)
+
+    def _has(self, table: str) -> bool:
+        with self.server.writing() as connection:
+            return comment_of(connection, table) is not None
+
+    def remove(self, fence: int) -> None:
+        row = self._known()
+        if row is None or (row.state == "deleted" and not row.indexes):
+            return
+        row = self._admit(fence, state="deleted")
+        with self.server.transaction() as connection:
+            for index in row.indexes:
+                with _nothing_depends(present(index)):
+                    connection.execute(f"DROP VIEW IF EXISTS {quoted(present(index))}")
+                _drop(connection, *_versions(row, index))
+            connection.execute(TURN, (0, 0, "[]", self.publication))
+
+    def where(self, index: str) -> str:
+        return f"{self.url}, view {present(index)}"
+
+    @contextlib.contextmanager
+    def _step(self, fence: int) -> Iterator[tuple[Any, Row]]:
+        """A transaction of this attempt, if it is the newest at its beginning and at its end; our row, too. One that
+        was overtaken meanwhile may find its tables or its session gone."""
+        try:
+            with self.server.transaction() as connection:
+                yield connection, self._checked(connection, fence)
+                self._checked(connection, fence, "FOR SHARE")
+        except AudienceError:
+            with self.server.writing() as connection:
+                self._checked(connection, fence)
+            raise
+
+    def _checked(self, connection: Any, fence: int, lock: str = "") -> Row:
+        row = self._row(connection, lock)
+        if row is None or (row.fence, row.state) != (fence, "open"):
+            raise overtaken()
+        return row
+
+
+def _rows(connection: Any, sql: str, values: Sequence[Any] = ()) -> list[Row]:
+    return [Row(*found[:6], *map(from_json, found[6:])) for found in connection.execute(sql, values)]
+
+
+def _refuse_foreign(connection: Any, row: Row, others: Sequence[Row], indexes: Sequence[str], version: int) -> None:
+    for other in others:
+        theirs = {index.lower() for index in (*other.indexes, *other.begun)} if other.state == "open" else ()
+        if twice := [index for index in indexes if index.lower() in theirs]:
+            raise taken(twice[0], other.name)
+    for index in indexes:
+        own = {present(index), *_versions(row, index)} if index in row.indexes else set()
+        own |= {incoming(index), following(index)} if index in row.begun else set()
+        wanted = {present(index), incoming(index), following(index), _version(index, version)}
+        for table in sorted(wanted - own):
+            if (comment := comment_of(connection, table)) is not None:
+                raise not_ours(table, comment)
+
+
+def _declared(schema: pa.Schema) -> str:
+    return ", ".join(f"{quoted(name)} {TYPE_OF.get(name, TEXT)}" for name in schema.names)
+
+
+def _versions(row: Row, index: str) -> tuple[str, str]:
+    return _version(index, row.version), _version(index, row.former)
+
+
+def _version(index: str, version: int) -> str:
+    return f"{present(index)}__v{version}"
+
+
+def _show(connection: Any, index: str, version: int, other: int = 0) -> None:
+    """The view shows this version; where the index had no rows in it, the other one's columns and none of its rows."""
+    table, where = _version(index, version), ""
+    if comment_of(connection, table) is None:
+        table, where = _version(index, other), " WHERE false"
+    view = quoted(present(index))
+    connection.execute(f"CREATE OR REPLACE VIEW {view} AS SELECT {COLUMNS} FROM {quoted(table)}{where}")
+
+
+def _rename(connection: Any, table: str, to: str) -> None:
+    if comment_of(connection, table) is not None:
+        connection.execute(f"ALTER TABLE {quoted(table)} RENAME TO {quoted(to)}")
+
+
+def _drop(connection: Any, *tables: str) -> None:
+    for table in tables:
+        with _nothing_depends(table):
+            connection.execute(f"DROP TABLE IF EXISTS {quoted(table)}")
+
+
+@contextlib.contextmanager
+def _nothing_depends(name: str) -> Iterator[None]:
+    from psycopg.errors import DependentObjectsStillExist
+
+    try:
+        yield
+    except DependentObjectsStillExist as error:
+        reason = (error.diag.message_detail or "").splitlines()[:1]
+        raise Conflict(f"{name} is in use ({''.join(reason)}): drop that first, or build it on published_...") from None

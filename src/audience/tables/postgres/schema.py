@@ -1,0 +1,103 @@
+"""The tables of a target in a PostgreSQL database: which are ours, and how they are made."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from audience.errors import BadInput, Conflict
+from audience.tables.base import PRODUCTION_COLUMNS
+from audience.tables.postgres.server import quoted
+from audience.tables.result_rows import STORED
+
+OURS = "Audience, layout 1"
+"""The comment of every table that we made: others are left alone. A change of layout counts it up."""
+TASKS, MARKS = "audience_task", "audience_partition"
+LONGEST_NAME = 63
+TEXT = 'text COLLATE "C"'
+"""By code point: `a`, `a ` and `A` are three, on every system."""
+TYPES = {
+    "task_id": f"{TEXT} NOT NULL",
+    "create_time": "timestamp",
+    "score": "double precision",
+    "partition": "bigint NOT NULL",
+    "n": "bigint NOT NULL",
+    "posts": "bigint NOT NULL",
+}
+TASK_TABLES = {
+    MARKS: f"task {TEXT} NOT NULL, partition bigint NOT NULL, fence bigint NOT NULL, rows bigint NOT NULL, "
+    "statistics text NOT NULL, authors bytea NOT NULL, PRIMARY KEY (task, partition)",
+    TASKS: f"task {TEXT} PRIMARY KEY, fence bigint NOT NULL, state text NOT NULL",
+}
+DDL_LOCK = 7_018_290_412_771_003
+"""Any number that is not another program's: two of us do not create one table at once."""
+
+
+def results_table(group: str) -> str:
+    return _checked(f"results_{group}")
+
+
+def production_table(group: str) -> str:
+    return _checked(f"production_{group}")
+
+
+def _checked(name: str) -> str:
+    """The server would cut a longer name without a word."""
+    if len(name.encode()) > LONGEST_NAME:
+        raise BadInput(f"the table name {name} has more than {LONGEST_NAME} bytes: a shorter group?")
+    return name
+
+
+def create_task_tables(connection: Any) -> None:
+    for name, declared in TASK_TABLES.items():
+        create(connection, name, declared)
+
+
+def create_group_tables(connection: Any, group: str) -> None:
+    """The results last: by that table a group is found."""
+    create(connection, production_table(group), _declared((*PRODUCTION_COLUMNS, "n"), ("task_id", "n")))
+    create(connection, results_table(group), _declared(STORED, ("task_id", "partition", "n")))
+
+
+def is_prepared(connection: Any) -> bool:
+    return comment_of(connection, TASKS) == OURS
+
+
+def groups_of(connection: Any) -> list[str]:
+    """The groups that have a table here."""
+    found = connection.execute(
+        "SELECT substr(relname, 9) FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace "
+        "WHERE nspname = current_schema() AND relname LIKE 'results\\_%%' AND obj_description(c.oid, 'pg_class') = %s",
+        (OURS,),
+    )
+    return sorted(name for (name,) in found)
+
+
+def _declared(columns: Sequence[str], key: Sequence[str]) -> str:
+    parts = [f"{quoted(name)} {TYPES.get(name, TEXT)}" for name in columns]
+    return ", ".join([*parts, f"PRIMARY KEY ({', '.join(map(quoted, key))})"])
+
+
+def create(connection: Any, name: str, declared: str) -> None:
+    """Creates one of our tables, unless another process just did; one that is not ours is left alone and reported."""
+    if comment_of(connection, name) is None:
+        with connection.transaction():
+            connection.execute(f"SELECT pg_advisory_xact_lock({DDL_LOCK})")
+            if comment_of(connection, name) is None:
+                connection.execute(f"CREATE TABLE {quoted(name)} ({declared})")
+                connection.execute(f"COMMENT ON TABLE {quoted(name)} IS '{OURS}'")
+    if (comment := comment_of(connection, name)) != OURS:
+        raise not_ours(name, comment)
+
+
+def not_ours(name: str, comment: str | None) -> Conflict:
+    other = "made by another version of Audience" if str(comment).startswith("Audience") else "not Audience's"
+    return Conflict(f"the table {name} is there already and is {other}: name the group or target otherwise")
+
+
+def comment_of(connection: Any, name: str) -> str | None:
+    """None: there is no such table."""
+    found = connection.execute(
+        "SELECT coalesce(obj_description(c.oid, 'pg_class'), '') FROM pg_class c "
+        "JOIN pg_namespace s ON s.oid = c.relnamespace WHERE nspname = current_schema() AND relname = %s",
+        (name,),
+    ).fetchone()
+    return str(found[0]) if found else None
