@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from audience.errors import AudienceError, BadInput
 from audience.jobs.celery_app import make_celery
 from audience.jobs.celery_worker import CeleryWorker
-from audience.jobs.member import Member
-from audience.jobs.patience import Patience
+from audience.jobs.leases import RetryPolicy
+from audience.jobs.worker import Worker
 from audience.settings import Settings, read_settings
-from audience.store.queues import Share, shares
+from audience.store.queues import Lane, parse_lanes
 from audience.store.records import Store, open_store
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def celery_of(settings: Settings) -> "Celery":
     return make_celery(
         settings.broker_url.get_secret_value(),
         prefix=settings.queue_prefix,
-        served=shares(settings.queues),
+        lanes=parse_lanes(settings.queues),
         visibility_timeout_s=settings.visibility_timeout_s,
         stop_s=settings.stop_s,
     )
@@ -35,18 +35,18 @@ def celery_of(settings: Settings) -> "Celery":
 
 def worker_of(celery: "Celery", s: Settings) -> CeleryWorker:
     """Our side of its workers. What is heavy is imported in the processes that work."""
-    patience = Patience.of(s)
+    policy = RetryPolicy.of(s)
 
     def store() -> Store:
         return open_store(s.home, s.resolved_store_url, s.resolved_blobs_url)
 
-    def member(name: str, threads: int, served: tuple[Share, ...], pool: str) -> Member:
+    def worker(name: str, threads: int, lanes: tuple[Lane, ...], pool: str) -> Worker:
         from audience.app import App
 
         app = App(s)
-        return Member(app.store, app.steps(), threads=threads, patience=patience, served=served, pool=pool, name=name)
+        return Worker(app.store, app.steps(), threads=threads, policy=policy, lanes=lanes, pool=pool, name=name)
 
-    return CeleryWorker(celery, store, member, patience)
+    return CeleryWorker(celery, store, worker, policy)
 
 
 def _made() -> "Celery":

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from audience.errors import Conflict
 from audience.tables.mysql.server import MysqlServer
 from audience.tables.postgres.server import PostgresServer
-from audience.tables.publications import STAGED_SCHEMA, Change, Edition, Publisher, Publishing
+from audience.tables.publications import STAGED_SCHEMA, Change, PublishedVersions, Publisher, Publishing
 from audience.tables.registry import open_publisher
 
 ID = "0123456789abcdef0123456789abcdef"
@@ -260,8 +260,8 @@ def test_indexes_do_not_touch(publisher: Publisher) -> None:
     publish(publisher, 2, {"forum": [(1, "amy", "/female")], "blog": []})
     assert (set(pairs_of(publisher)), set(pairs_of(publisher, "blog"))) == ({("amy", "/female")},) * 2
     assert pairs_of(publisher, "blog") == {("amy", "/female"): (1, 1)}
-    assert publisher.edition() == Edition(2, 1, publisher.edition().indexes)
-    assert sorted(publisher.edition().indexes) == ["blog", "forum"]
+    assert publisher.versions() == PublishedVersions(2, 1, publisher.versions().indexes)
+    assert sorted(publisher.versions().indexes) == ["blog", "forum"]
 
 
 # versions
@@ -269,13 +269,13 @@ def test_indexes_do_not_touch(publisher: Publisher) -> None:
 
 def test_nothing_is_seen_before_the_swap_and_nothing_is_left_after_discarding(publisher: Publisher, url: str) -> None:
     publish(publisher, 1, {"forum": [(1, "amy", "/male")]})
-    before = (everything(url), rows(publisher), publisher.edition())
+    before = (everything(url), rows(publisher), publisher.versions())
     p = attempt(2)
     publisher.begin(p, ["forum", "blog"])
     seen = publisher.merge(p, "forum", batches([(1, "amy", "/female")]))
-    assert (rows(publisher), publisher.edition()) == before[1:]
+    assert (rows(publisher), publisher.versions()) == before[1:]
     publisher.discard(3)
-    assert (everything(url), rows(publisher), publisher.edition()) == before
+    assert (everything(url), rows(publisher), publisher.versions()) == before
     with pytest.raises(Conflict, match="taken over"):
         publisher.swap(p)
     assert publish(publisher, 4, {"forum": [(1, "amy", "/female")]}) == seen
@@ -288,7 +288,7 @@ def test_swap_twice_is_once(publisher: Publisher) -> None:
     again = replace(attempt(2), fence=9)
     assert publisher.begin(again, ["forum"]).version == 2
     publisher.swap(again)
-    assert publisher.edition() == Edition(2, 1, ("forum",))
+    assert publisher.versions() == PublishedVersions(2, 1, ("forum",))
     assert pairs_of(publisher) == {("amy", "/female"): (2, 2)}
 
 
@@ -299,7 +299,7 @@ def test_former_version_comes_back_and_goes_again(publisher: Publisher) -> None:
     second = rows(publisher), rows(publisher, "blog")
     for _ in range(2):
         publisher.roll_back(3, 1)
-        assert (rows(publisher), rows(publisher, "blog"), publisher.edition().version) == (first, [], 1)
+        assert (rows(publisher), rows(publisher, "blog"), publisher.versions().version) == (first, [], 1)
     with pytest.raises(Conflict, match="only version 2"):
         publisher.roll_back(4, 7)
     publisher.roll_back(5, 2)
@@ -333,7 +333,7 @@ def test_removed_publication_leaves_nothing_and_bars_late_publishers(publisher: 
     for _ in range(2):
         publisher.remove(4)
     assert [name for name in everything(url) if "forum" in name] == []
-    assert (publisher.edition(), rows(publisher)) == (Edition(), [])
+    assert (publisher.versions(), rows(publisher)) == (PublishedVersions(), [])
     for step in (lambda: publisher.merge(late, "forum", batches([(1, "a", "/x")])), lambda: publisher.swap(late),
                  lambda: publisher.begin(attempt(9), ["forum"])):  # fmt: skip
         with pytest.raises(Conflict, match="taken over or deleted"):
@@ -367,7 +367,7 @@ def test_newer_publisher_bars_the_older_one_at_every_step(publisher: Publisher, 
                 publisher.swap(older) if moment == "swap" else publisher.merge(older, "forum", [])
         with pytest.raises(Conflict, match="taken over"):
             publisher.begin(older, ["forum"])
-        assert publisher.edition().version == 0
+        assert publisher.versions().version == 0
 
 
 ROUNDS = {1: [(1, f"s{n}", ("/male", "/x")[n % 2]) for n in range(400)],
@@ -386,7 +386,7 @@ def test_publisher_that_is_killed_anywhere_is_followed_by_one_with_the_same_rows
     began = time.monotonic()
     publish(whole, 2, {"forum": ROUNDS[2], "blog": ROUNDS[2][:50]})
     took_s = time.monotonic() - began
-    edition, tables = whole.edition(), [name.replace("f" * 32, ID) for name in everything(url)]
+    versions, tables = whole.versions(), [name.replace("f" * 32, ID) for name in everything(url)]
     expected = [rows(whole, index) for index in ("forum", "blog")]
     whole.remove(9)
     publish(open_publisher(url, ID, "labels"), 1, {"forum": ROUNDS[1]})
@@ -402,7 +402,7 @@ def test_publisher_that_is_killed_anywhere_is_followed_by_one_with_the_same_rows
         process.join()
         publisher = open_publisher(url, ID, "labels")
         found = rows(publisher)
-        if publisher.edition().version == 2:
+        if publisher.versions().version == 2:
             assert found == expected[0]
         else:
             assert {row["version"] for row in found} == {1}
@@ -411,7 +411,7 @@ def test_publisher_that_is_killed_anywhere_is_followed_by_one_with_the_same_rows
     if publisher.begin(p, ["forum", "blog"]).version != 2:
         publish(publisher, 2, {"forum": ROUNDS[2], "blog": ROUNDS[2][:50]}, fence=100)
     assert [rows(publisher, index) for index in ("forum", "blog")] == expected
-    assert publisher.edition() == edition
+    assert publisher.versions() == versions
     publisher.discard(101)
     assert everything(url) == tables
 

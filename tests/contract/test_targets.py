@@ -21,14 +21,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audience.errors import BadInput, Conflict
-from audience.tables.base import PRODUCTION_COLUMNS, RESULT_SCHEMA, Settlement, Target
+from audience.tables.base import PRODUCTION_COLUMNS, RESULT_SCHEMA, ConflictRules, Target
 from audience.tables.mysql.server import MysqlServer
 from audience.tables.postgres.server import PostgresServer
 from audience.tables.registry import open_target
 
 TASK = "0123456789abcdef0123456789abcdef"
 DAY = dt.datetime(2020, 1, 1)
-BY_AUTHOR = Settlement({"/male": "sex", "/female": "sex", "/married": "bond", "/unmarried": "bond"}, by_author=True)
+BY_AUTHOR = ConflictRules({"/male": "sex", "/female": "sex", "/married": "bond", "/unmarried": "bond"}, by_author=True)
 FILES = {"sqlite": "labels.db", "folder": "labels/"}
 SERVERS = {"mysql": "mysql_url", "postgres": "postgres_url"}
 KINDS = [*FILES, *SERVERS]
@@ -547,7 +547,7 @@ GOLDEN: dict[str, tuple[list[tuple[str, str, int]], list[tuple[str, str, int]]]]
         [("a", "x", 3)],
     ),
 }
-THREE_WAY = Settlement(BY_AUTHOR.conflicts | dict.fromkeys("xyz", "three"), by_author=True)
+THREE_WAY = ConflictRules(BY_AUTHOR.conflicts | dict.fromkeys("xyz", "three"), by_author=True)
 
 
 @pytest.mark.parametrize("case", GOLDEN)
@@ -573,7 +573,7 @@ def test_production_counts_distinct_rows_and_keeps_all_columns(target: Target) -
 def test_production_without_authors_is_by_row(target: Target) -> None:
     rows = [row(n, id=i, panel=p, source_author=None) for n, (i, p) in
             enumerate([("p", "/male"), ("p", "/female"), ("q", "/male"), ("q", "A")])]  # fmt: skip
-    settlement = Settlement(BY_AUTHOR.conflicts, by_author=False)
+    settlement = ConflictRules(BY_AUTHOR.conflicts, by_author=False)
     assert filled(target, rows).produce(TASK, "forum", 1, settlement) == (2, 1)
     assert [(r["id"], r["panel"], r["posts"]) for r in production(target)] == [("q", "/male", 1), ("q", "A", 1)]
 
@@ -632,7 +632,7 @@ def test_every_kind_settles_random_rows_as_a_folder_does(
         write(each, made[cut:], 1, task=task)
         write(each, made[:cut], 0, task=task)
         for group in ("forum", "blog"):
-            counted = each.produce(task, group, 1, Settlement(THREE_WAY.conflicts, by_author))
+            counted = each.produce(task, group, 1, ConflictRules(THREE_WAY.conflicts, by_author))
             answers.append((group, counted, results(each, group, task=task), production(each, group, task=task)))
     assert answers[:2] == answers[2:]
 

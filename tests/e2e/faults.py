@@ -170,7 +170,7 @@ class Installation:
     def kept(self, run: str) -> dict[int, str]:
         """partition -> its mark in the target, which tells how long it took: written again, it differs."""
         task = self.task(run)
-        target = self.app.places.target(RunSpec.model_validate(self.app.runs.get(run)["spec"]))
+        target = self.app.locations.target(RunSpec.model_validate(self.app.runs.get(run)["spec"]))
         marks = target.marks(task["id"], authors=False) if task["touched"] else ()
         return {mark.partition: mark.statistics for mark in marks}
 

@@ -31,7 +31,7 @@ from faults import (
 
 from audience.app import LOCAL, App
 from audience.errors import Conflict
-from audience.jobs.watch import Watch
+from audience.jobs.control import JobControl
 from audience.store.states import FINAL
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
@@ -143,14 +143,14 @@ def test_partition_is_written_once_when_two_workers_believe_to_own_it(installati
     store = installation.app.store
     former, present = (store.workers.add(name, 1) for name in ("former", "present"))
     hands = {former: installation.app.worker().steps, present: installation.app.worker().steps}
-    hands[former].carry_out(store.jobs.take(former), Watch())
+    hands[former].carry_out(store.jobs.take(former), JobControl())
     stale = store.jobs.take(former)
     store.workers.remove(former, lost=True)
     fresh = store.jobs.take(present)
     assert stale["id"] == fresh["id"]
     for job in (fresh, stale) if last == "former" else (stale, fresh):
         with contextlib.nullcontext() if job is fresh else pytest.raises(Conflict, match="taken away"):
-            hands[job["worker"]].carry_out(job, Watch())
+            hands[job["worker"]].carry_out(job, JobControl())
         assert list(installation.kept(run)) == [stale["number"]]
     assert installation.n_done(run) == 1
     installation.app.work_on(run)

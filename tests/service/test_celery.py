@@ -1,4 +1,4 @@
-"""Celery as the courier: every pool on every broker comes to the same as local workers do, whoever dies meanwhile."""
+"""Celery as dispatcher: every pool on every broker comes to the same as local workers do, whoever dies meanwhile."""
 
 import contextlib
 import json
@@ -23,18 +23,18 @@ from redis import Redis
 from audience.app import LOCAL
 from audience.jobs.celery_app import lengths, make_celery, queues_of, sender
 from audience.store.jobs import Sent
-from audience.store.queues import share_of, shares
+from audience.store.queues import lane_of, parse_lanes
 from audience.store.states import FINAL
 
 POOLS = ("prefork", "threads", "solo", "gevent")
 BROKERS = ("redis_url", "rabbitmq_url")
 BOTH = ("--concurrency", "2")
-LABEL, MANAGE = shares(["default"])
+LABEL, MANAGE = parse_lanes(["default"])
 
 
 def celery(installation: Installation):
     url, prefix = installation.set["broker_url"], installation.set["queue_prefix"]
-    return make_celery(url, prefix=prefix, served=shares(["default"]), visibility_timeout_s=1, stop_s=1)
+    return make_celery(url, prefix=prefix, lanes=parse_lanes(["default"]), visibility_timeout_s=1, stop_s=1)
 
 
 def remove_queues(installation: Installation) -> None:
@@ -45,9 +45,9 @@ def remove_queues(installation: Installation) -> None:
                 redis.delete(key)
         return
     with Connection(url) as connection:
-        for share in (LABEL, MANAGE):
+        for lane in (LABEL, MANAGE):
             with contextlib.suppress(*connection.channel_errors), connection.channel() as channel:
-                channel.queue_delete(f"{prefix}.{share}")
+                channel.queue_delete(f"{prefix}.{lane}")
         with contextlib.suppress(*connection.channel_errors), connection.channel() as channel:
             channel.exchange_delete(f"{prefix}.{LABEL}")
 
@@ -192,7 +192,7 @@ def test_message_that_comes_twice_is_refused_once(installation):
     [plan] = installation.jobs(run, "plan", "waiting")
     send = sender(celery(installation))
     for _ in range(2):
-        send(Sent(plan["id"], share_of("default", "plan"), 0, 1))
+        send(Sent(plan["id"], lane_of("default", "plan"), 0, 1))
     worker = installation.start_worker("--pool", "threads", *BOTH)
     installation.check_same(run)
     assert installation.jobs(run, "plan", "done")[0]["attempts"] == 1

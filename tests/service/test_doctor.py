@@ -155,7 +155,7 @@ def test_a_lost_key_of_passwords_is_one_finding_among_the_others(tmp_path: Path,
     """The password of a target, sealed with a key that is no more."""
     app = App(Settings(home=tmp_path / "home"))
     source = SourceSpec(url=str(table([("p1", "c", "x", "", "2024-01-01")])))
-    secret = app.places.secrets.seal("s3cret")
+    secret = app.locations.secrets.seal("s3cret")
     rules = RuleSet.model_validate({"rules": [{"label": "L", "any": [{"keyword": "x"}]}]})
     spec = RunSpec(models=(app.models.save("m", rules, LOCAL),), target=mysql_url, target_secret=secret)
     app.store.runs.add(spec.model_dump(mode="json"), [TaskSpec(name="t", source=source).model_dump(mode="json")], LOCAL)

@@ -15,13 +15,13 @@ from private_mariadb import running_mariadb
 from pymysql import err
 
 from audience.errors import BadInput, Conflict, NotFound, Transient
-from audience.tables.base import RESULT_SCHEMA, Settlement, Target
+from audience.tables.base import RESULT_SCHEMA, ConflictRules, Target
 from audience.tables.mysql.load import LoadingConnection
 from audience.tables.mysql.server import MysqlServer
 from audience.tables.registry import open_target
 
 TASK = "0123456789abcdef"
-NOBODY = Settlement({}, by_author=True)
+NOBODY = ConflictRules({}, by_author=True)
 HARD = (
     "emoji 👩‍👩‍👧",
     "NUL \0 in it",
@@ -148,7 +148,7 @@ def test_rows_go_in_by_insert_where_load_data_is_forbidden(hostile: Target) -> N
     assert hostile.write(TASK, 0, 1, [batch(*range(len(HARD)), texts=HARD)], Counted(b"\0\xff'\\"))
     assert texts_of(hostile) == list(HARD)
     assert next(hostile.marks(TASK)).authors == b"\0\xff'\\"
-    assert hostile.produce(TASK, "forum", 1, Settlement({"/x": "c", "it's \\": "c"}, by_author=True)) == (1, 1)
+    assert hostile.produce(TASK, "forum", 1, ConflictRules({"/x": "c", "it's \\": "c"}, by_author=True)) == (1, 1)
 
 
 def test_many_rows_go_in_by_insert_in_statements_that_fit(hostile: Target) -> None:

@@ -16,12 +16,12 @@ import pytest
 from audience.app import LOCAL, App
 from audience.errors import BadInput, Conflict, NotFound, Transient
 from audience.labeling.plan import RunSpec, TaskSpec
-from audience.tables.base import RESULT_SCHEMA, Settlement, Target
+from audience.tables.base import RESULT_SCHEMA, ConflictRules, Target
 from audience.tables.postgres.server import PostgresServer
 from audience.tables.registry import open_target
 
 TASK = "0123456789abcdef"
-NOBODY = Settlement({}, by_author=True)
+NOBODY = ConflictRules({}, by_author=True)
 
 
 class Counted:

@@ -101,9 +101,9 @@ def test_attempt_killed_while_its_renaming_waits_is_found_done_or_undone(
             process.join()
             following = pool.submit(mysql.begin, attempt(2, 3), ["forum", "blog"])
             time.sleep(0.5)  # so that it waits as well
-        edition = following.result(60)
-    assert edition == mysql.edition()
-    assert published(mysql) == ([NEW, NEW] if edition.version == 2 else [OLD, OLD])
+        versions = following.result(60)
+    assert versions == mysql.versions()
+    assert published(mysql) == ([NEW, NEW] if versions.version == 2 else [OLD, OLD])
     publish_again = attempt(3, 4)
     publish(mysql, publish_again, *NEW)
     assert published(mysql) == [NEW, NEW]
@@ -115,9 +115,9 @@ def test_reader_that_does_not_end_keeps_the_old_version_and_the_attempt_says_so(
     monkeypatch.setattr(mysql_publisher, "SETTINGS", ("SET SESSION lock_wait_timeout = 1",))
     with reading(mysql_url, "published_blog"), pytest.raises(Transient, match="waiting for another"):
         publish(mysql, attempt(2), *NEW)
-    assert (mysql.edition().version, published(mysql)) == (1, [OLD, OLD])
+    assert (mysql.versions().version, published(mysql)) == (1, [OLD, OLD])
     mysql.swap(attempt(2))
-    assert (mysql.edition().version, published(mysql)) == (2, [NEW, NEW])
+    assert (mysql.versions().version, published(mysql)) == (2, [NEW, NEW])
 
 
 def test_server_that_forbids_load_data_local_is_published_to(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_version_that_somebody_builds_on_is_not_dropped(postgres: Publisher, pos
         publish(postgres, attempt(2), *NEW)
         with pytest.raises(Conflict, match=r"published_forum__v1 is in use \(view theirs depends"):
             publish(postgres, attempt(3), *OLD)
-        assert (postgres.edition().version, published(postgres)) == (2, [NEW, NEW])
+        assert (postgres.versions().version, published(postgres)) == (2, [NEW, NEW])
         connection.execute("DROP VIEW theirs")
     publish(postgres, attempt(3, 4), *OLD)
     assert published(postgres) == [OLD, OLD]

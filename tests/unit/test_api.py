@@ -244,7 +244,7 @@ def test_our_own_records_are_neither_source_nor_target(table, rules, tmp_path):
 
 def test_no_reply_shows_a_password(client, app, tmp_path):
     spec = app.sources.new(str(tmp_path / "files" / "posts.csv")).model_copy(
-        update={"secret": app.places.secrets.seal("geheim")}
+        update={"secret": app.locations.secrets.seal("geheim")}
     )
     app.store.sources.add("secret", spec.model_dump(mode="json"), LOCAL)
     reply = client.get("/v1/sources/secret")

@@ -8,9 +8,9 @@ from pydantic import SecretStr, ValidationError
 
 from audience.errors import BadInput
 from audience.jobs.celery_app import Queues, make_celery, worker_arguments
-from audience.jobs.courier import window
+from audience.jobs.dispatcher import window
 from audience.settings import Inherited, Settings
-from audience.store.queues import Share, shares
+from audience.store.queues import Lane, parse_lanes
 
 HEAVY = ("polars", "pyarrow", "numpy", "audience.app", "fastapi")
 POSIX_ONLY = ("fcntl", "resource", "pwd", "grp", "termios", "posix")
@@ -23,7 +23,7 @@ def python(program: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 def celery(url: str = "redis://h/0"):
-    return make_celery(url, prefix="p", served=shares(["default"]), visibility_timeout_s=5, stop_s=1)
+    return make_celery(url, prefix="p", lanes=parse_lanes(["default"]), visibility_timeout_s=5, stop_s=1)
 
 
 def test_nothing_heavy_is_imported_by_a_main_process_that_does_not_work_itself(tmp_path):
@@ -85,15 +85,15 @@ def test_queues_of_rabbitmq_are_replicated_and_messages_confirmed():
 
 def test_a_queue_at_the_broker_tells_what_it_is_for():
     queues = Queues("p", quorum=False)
-    assert queues.name(Share("a", "label")) == "p.a.label"
-    assert queues.share("p.a.label") == Share("a", "label")
+    assert queues.name(Lane("a", "label")) == "p.a.label"
+    assert queues.lane("p.a.label") == Lane("a", "label")
     for name in ("celery", "p.a", "q.a.label"):
         with pytest.raises(BadInput):
-            queues.share(name)
+            queues.lane(name)
 
 
 def test_a_worker_is_started_for_its_queues():
-    told = worker_arguments("p", "gevent", 3, shares(["a", "b.label"]))
+    told = worker_arguments("p", "gevent", 3, parse_lanes(["a", "b.label"]))
     assert told[told.index("-Q") + 1] == "p.a.label,p.a.manage,p.b.label"
     assert told[told.index("-c") + 1] == "3"
 
@@ -103,7 +103,7 @@ def test_messages_are_sent_to_threads_that_serve_their_queue_only():
         return {"pool": pool, "queues": queues, "threads": threads}
 
     found = window([worker("local", "a", 9), worker("threads", "a", 2), worker("prefork", "a.label", 1)])
-    assert found == {Share("a", "label"): 6, Share("a", "manage"): 4}
+    assert found == {Lane("a", "label"): 6, Lane("a", "manage"): 4}
 
 
 # where the broker is

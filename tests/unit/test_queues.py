@@ -6,11 +6,11 @@ import pytest
 
 from audience.app import LOCAL
 from audience.errors import BadInput
-from audience.jobs.courier import Courier
-from audience.jobs.patience import Patience
+from audience.jobs.dispatcher import Dispatcher
+from audience.jobs.leases import RetryPolicy
 from audience.labeling.plan import RunSpec, TaskSpec
 from audience.store.jobs import LEFT_S, Sent
-from audience.store.queues import Share, share_of, shares, text_of
+from audience.store.queues import Lane, lane_of, parse_lanes, text_of
 
 CSV = "label,content,match_type\n女性,媽,partially\n"
 
@@ -29,21 +29,21 @@ def ask(app, table, rules, tmp_path):
 
 
 def test_a_queue_without_more_means_both_kinds_of_its_work():
-    assert shares(["a", "b.label"]) == (Share("a", "label"), Share("a", "manage"), Share("b", "label"))
-    assert text_of(shares(["b.label", "a.manage", "a.label"])) == "a,b.label"
-    assert share_of("a", "partition") == Share("a", "label")
-    assert share_of("a", "delete") == Share("a", "manage")
+    assert parse_lanes(["a", "b.label"]) == (Lane("a", "label"), Lane("a", "manage"), Lane("b", "label"))
+    assert text_of(parse_lanes(["b.label", "a.manage", "a.label"])) == "a,b.label"
+    assert lane_of("a", "partition") == Lane("a", "label")
+    assert lane_of("a", "delete") == Lane("a", "manage")
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a.labels", "ä", "x" * 41, ".label"])
 def test_a_name_that_is_no_queue_is_refused(name):
     with pytest.raises(BadInput, match="queue"):
-        shares([name])
+        parse_lanes([name])
 
 
 def test_too_many_queues_for_one_worker_are_refused():
     with pytest.raises(BadInput, match="too many"):
-        shares([f"queue-{n:032}" for n in range(11)])
+        parse_lanes([f"queue-{n:032}" for n in range(11)])
 
 
 def test_a_run_in_a_queue_that_cannot_be_is_refused(ask):
@@ -56,7 +56,7 @@ def test_a_worker_takes_jobs_of_its_queues_and_kinds_only(app, ask):
     worker, hands = app.store.workers.add("w", 1), app.worker()
 
     def taken(*names: str) -> dict:
-        return app.store.jobs.take(worker, served=shares(names))
+        return app.store.jobs.take(worker, lanes=parse_lanes(names))
 
     assert taken("other") is None
     assert taken("night.label") is None
@@ -79,7 +79,7 @@ def test_who_works_on_one_run_does_so_whatever_its_queue(app, ask):
 
 def test_messages_are_sent_once_in_the_order_in_which_jobs_are_taken(app, ask):
     low, first, second = ask(priority=-1), ask(), ask()
-    manage = share_of("default", "plan")
+    manage = lane_of("default", "plan")
     app.runs.abort(low, LOCAL)
     runs = {job["id"]: job["run_id"] for run in (low, first, second) for job in app.store.jobs.read(run)}
     sent = [app.store.jobs.send_next(manage, (), 10) for _ in range(3)]
@@ -90,7 +90,7 @@ def test_messages_are_sent_once_in_the_order_in_which_jobs_are_taken(app, ask):
 
 def test_of_two_that_send_a_message_again_one_does(app, ask):
     ask()
-    first = app.store.jobs.send_next(share_of("default", "plan"), (), 10)
+    first = app.store.jobs.send_next(lane_of("default", "plan"), (), 10)
     again = app.store.jobs.send_again(first)
     assert again.times == 2
     assert app.store.jobs.send_again(first) is None
@@ -100,7 +100,7 @@ def test_of_two_that_send_a_message_again_one_does(app, ask):
 
 def test_a_job_that_comes_back_is_sent_anew(app, ask):
     ask()
-    manage = share_of("default", "plan")
+    manage = lane_of("default", "plan")
     first = app.store.jobs.send_next(manage, (), 10)
     worker = app.store.workers.add("w", 1)
     job = app.store.jobs.claim(first.job, worker)
@@ -114,12 +114,12 @@ def test_a_job_that_comes_back_is_sent_anew(app, ask):
 
 def test_a_message_of_a_run_that_is_left_to_others_is_sent_again_after_a_moment(app, ask):
     run, jobs = ask(), app.store.jobs
-    worker, share = app.store.workers.add("w", 1), Share("default", "manage")
-    sent = jobs.send_next(share, (), 2)
+    worker, lane = app.store.workers.add("w", 1), Lane("default", "manage")
+    sent = jobs.send_next(lane, (), 2)
     assert jobs.claim(sent.job, worker, [run]) is None
     assert jobs.delayed() == {(sent.job, 1): LEFT_S}
-    assert jobs.send_next(share, (), 2) is None
-    assert jobs.send_next(share, [sent.job], 2) == replace(sent, attempts=1)
+    assert jobs.send_next(lane, (), 2) is None
+    assert jobs.send_next(lane, [sent.job], 2) == replace(sent, attempts=1)
     assert jobs.claim(sent.job, worker, ["another"])["worker"] == worker
 
 
@@ -132,7 +132,7 @@ def test_what_is_left_to_others_is_not_sent_again_and_again(app, ask):
         told.append(sent.job)
         jobs.claim(sent.job, worker, [run])
 
-    courier = Courier(app.store, send, Patience(lease_s=1000, retry_s=1))
+    dispatcher = Dispatcher(app.store, send, RetryPolicy(lease_s=1000, retry_s=1))
     for now_s in (0, 0.2, 1, 2.1, 2.3, 2.5, 4, 4.6):
-        courier.look(now_s)
+        dispatcher.look(now_s)
     assert len(told) == 3

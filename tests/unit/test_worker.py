@@ -9,12 +9,12 @@ import pytest
 
 from audience.app import LOCAL, App
 from audience.errors import Conflict, Elsewhere, Transient
-from audience.jobs.detours import Detours
+from audience.jobs.backoff import RunBackoff
+from audience.jobs.control import JobCancelled, JobControl
+from audience.jobs.leases import Delays, LeaseMonitor, RetryPolicy
+from audience.jobs.local_worker import LocalWorker
 from audience.jobs.memory import EXACT, SAMPLED, MemoryWatch
-from audience.jobs.patience import Delays, Patience, Sight
 from audience.jobs.steps import Steps
-from audience.jobs.watch import Stopped, Watch
-from audience.jobs.worker import Worker
 from audience.labeling.plan import RunSpec, TaskSpec
 from audience.labeling.statistics import TaskStatistics
 
@@ -40,34 +40,34 @@ def ask(app, table, rules, tmp_path):
 
 
 def test_a_worker_whose_beat_does_not_change_for_a_lease_is_lost():
-    sight = Sight(lease_s=3, interval_s=1)
-    assert [sight.lost({"a": 1, "b": beat}, now) for now, beat in enumerate((1, 2, 3))] == [[], [], []]
-    assert sight.lost({"a": 1, "b": 4}, 3) == ["a"]
+    monitor = LeaseMonitor(lease_s=3, interval_s=1)
+    assert [monitor.lost({"a": 1, "b": beat}, now) for now, beat in enumerate((1, 2, 3))] == [[], [], []]
+    assert monitor.lost({"a": 1, "b": 4}, 3) == ["a"]
 
 
 def test_a_beat_that_changes_begins_a_new_lease():
-    sight = Sight(lease_s=2, interval_s=1)
-    assert [sight.lost({"a": beat}, now) for now, beat in enumerate((1, 1, 2, 2))] == [[], [], [], []]
-    assert sight.lost({"a": 2}, 4) == ["a"]
+    monitor = LeaseMonitor(lease_s=2, interval_s=1)
+    assert [monitor.lost({"a": beat}, now) for now, beat in enumerate((1, 1, 2, 2))] == [[], [], [], []]
+    assert monitor.lost({"a": 2}, 4) == ["a"]
 
 
 def test_who_slept_itself_does_not_take_the_others_for_lost():
-    sight = Sight(lease_s=10, interval_s=1)
-    sight.lost({"a": 1}, 0)
-    assert sight.lost({"a": 1}, 3600) == []
-    assert sight.lost({"a": 2}, 3601) == []
+    monitor = LeaseMonitor(lease_s=10, interval_s=1)
+    monitor.lost({"a": 1}, 0)
+    assert monitor.lost({"a": 1}, 3600) == []
+    assert monitor.lost({"a": 2}, 3601) == []
 
 
 def test_a_delay_begins_when_a_worker_first_sees_it_and_anew_with_each_attempt():
     delays = Delays()
-    assert delays.ripe({(1, 1): 5.0}, 100) == []
-    assert delays.ripe({(1, 1): 5.0, (2, 1): 1.0}, 104) == []
-    assert delays.ripe({(1, 1): 5.0, (2, 1): 1.0}, 105) == [1, 2]
-    assert delays.ripe({(1, 2): 5.0}, 106) == []
+    assert delays.due({(1, 1): 5.0}, 100) == []
+    assert delays.due({(1, 1): 5.0, (2, 1): 1.0}, 104) == []
+    assert delays.due({(1, 1): 5.0, (2, 1): 1.0}, 105) == [1, 2]
+    assert delays.due({(1, 2): 5.0}, 106) == []
 
 
 def test_pauses_between_attempts_double_up_to_half_a_minute():
-    assert [Patience(retry_s=1).delay_s(n) for n in (0, 1, 2, 4, 5, 1000)] == [1, 2, 4, 16, 30, 30]
+    assert [RetryPolicy(retry_s=1).delay_s(n) for n in (0, 1, 2, 4, 5, 1000)] == [1, 2, 4, 16, 30, 30]
 
 
 # sharing jobs
@@ -159,18 +159,18 @@ class Failing(Steps):
     """Steps whose every step raises what it is told to."""
 
     def __init__(self, app: App, error: BaseException) -> None:
-        super().__init__(app.store, app.models.load, app.places.source, app.places.target)
+        super().__init__(app.store, app.models.load, app.locations.source, app.locations.target)
         object.__setattr__(self, "error", error)
 
-    def carry_out(self, job: dict, watch: Watch) -> None:
+    def carry_out(self, job: dict, watch: JobControl) -> None:
         raise self.error  # type: ignore[attr-defined]
 
 
-def failing(app: App, error: BaseException, **patience: float) -> Worker:
-    return Worker(app.store, Failing(app, error), threads=1, patience=Patience(**patience))
+def failing(app: App, error: BaseException, **policy: float) -> LocalWorker:
+    return LocalWorker(app.store, Failing(app, error), threads=1, policy=RetryPolicy(**policy))
 
 
-def handled(app: App, worker: Worker, run: str) -> dict:
+def handled(app: App, worker: LocalWorker, run: str) -> dict:
     worker.handle(app.store.jobs.take(app.store.workers.add("w", 1), [j["id"] for j in app.store.jobs.read(run)]))
     return app.store.jobs.read(run)[0]
 
@@ -199,7 +199,7 @@ def test_a_job_that_workers_vanish_with_fails_its_task(app, ask):
 
 def test_a_stopped_job_is_given_back_without_being_counted(app, ask):
     run = ask()
-    job = handled(app, failing(app, Stopped()), run)
+    job = handled(app, failing(app, JobCancelled()), run)
     assert (job["state"], job["failures"], job["losses"]) == ("waiting", 0, 0)
 
 
@@ -266,9 +266,9 @@ def test_a_job_that_lacks_something_here_goes_to_others_and_is_told_of_once(app,
 
 
 def test_a_run_is_left_to_others_for_half_a_minute_each_time():
-    detours = Detours()
-    assert [detours.leave("a", 0), detours.leave("b", 20), detours.leave("a", 31)] == [True, True, False]
-    assert [detours.runs(now) for now in (40, 55, 70)] == [["a", "b"], ["a"], []]
+    backoff = RunBackoff()
+    assert [backoff.leave("a", 0), backoff.leave("b", 20), backoff.leave("a", 31)] == [True, True, False]
+    assert [backoff.runs(now) for now in (40, 55, 70)] == [["a", "b"], ["a"], []]
 
 
 # peak memory

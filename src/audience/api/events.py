@@ -43,7 +43,7 @@ def events(
     run_id: Id,
     last_event_id: Annotated[int | None, Header(ge=0, le=2**53, description="the last event received")] = None,
 ) -> Response:
-    """Watch a run. `moved`: the run or a task changed its state; `progress`: the run as it stands."""
+    """JobControl a run. `moved`: the run or a task changed its state; `progress`: the run as it stands."""
     run = app.runs.get(run_id)
     subjects = [run_id, *(task["id"] for task in run["tasks"])]
     watched = Watched(app, run_id, subjects, last_event_id or 0, request.app.state.stopping)

@@ -35,7 +35,7 @@ class StoreCollector(Collector):
         rows = self._app.store.jobs.rows_read()
         yield GaugeMetricFamily("audience_rows_read", "Rows read by the runs that are not deleted", value=rows)
         workers = self._app.store.workers.all()
-        yield GaugeMetricFamily("audience_workers", "Worker processes alive", value=len(workers))
+        yield GaugeMetricFamily("audience_workers", "LocalWorker processes alive", value=len(workers))
         threads = sum(worker["threads"] for worker in workers)
         yield GaugeMetricFamily("audience_worker_threads", "Partitions that can be worked on at once", value=threads)
 

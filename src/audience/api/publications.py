@@ -41,7 +41,9 @@ def create(app: Audience, actor: Actor, body: NewPublication, key: Key = None) -
         roots = app.settings.resolved_files_roots
         panels = _conflicts(app, body.conflict_groups)
         spec = PublicationSpec(
-            target=confined(body.target, roots, "target") if body.target else app.places.default_publication_target(),
+            target=confined(body.target, roots, "target")
+            if body.target
+            else app.locations.default_publication_target(),
             target_within=tuple(map(str, roots)),
             indexes=body.indexes,
             conflicts=panels,

@@ -82,7 +82,9 @@ def _spec(app: App, body: NewRun) -> RunSpec:
     delay_s = s.production_delay_s if body.production_delay_s is None else body.production_delay_s
     return RunSpec(
         models=tuple(body.models),
-        target=confined(body.target, s.resolved_files_roots, "target") if body.target else app.places.default_target(),
+        target=confined(body.target, s.resolved_files_roots, "target")
+        if body.target
+        else app.locations.default_target(),
         target_within=tuple(map(str, s.resolved_files_roots)),
         first_wins=body.first_wins,
         groups=_groups(app, body.groups),

@@ -21,7 +21,7 @@ router = APIRouter(prefix="/v1/sources", tags=["sources"])
 def spec_of(app: App, body: SourceBody) -> SourceSpec:
     """A source as a request describes it; files only where they may be read."""
     roots = app.settings.resolved_files_roots
-    url = confined(body.url, roots, "source") if body.url else app.places.default_source()
+    url = confined(body.url, roots, "source") if body.url else app.locations.default_source()
     return app.sources.new(url, within=tuple(map(str, roots)), **body.options())
 
 
@@ -54,7 +54,7 @@ def show(app: Audience, name: Name) -> SourceView:
 def test(app: Audience, name: Name) -> DescriptionView:
     """Look at what a source holds: columns, rows, time span, index, first rows."""
     spec = SourceSpec.model_validate(app.store.sources.get(name)["spec"])
-    return DescriptionView.model_validate(asdict(app.places.source(spec).describe()))
+    return DescriptionView.model_validate(asdict(app.locations.source(spec).describe()))
 
 
 @router.delete("/{name}", status_code=204, responses=answers(404))

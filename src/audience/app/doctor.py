@@ -11,7 +11,7 @@ from audience.settings import Settings
 from audience.store.database import make_home
 from audience.store.engines import open_engine
 from audience.store.migrate import LATEST, revision_of
-from audience.store.queues import shares
+from audience.store.queues import parse_lanes
 from audience.store.secrets import without_password
 from audience.tables.findings import Finding, check_folder, judged
 from audience.tables.registry import check_target
@@ -78,9 +78,9 @@ def _check_blobs(app: App) -> Finding:
 def _check_broker(settings: Settings) -> Finding:
     from audience.jobs.celery_app import lengths, make_celery
 
-    served, broker_url = shares(settings.queues), (settings.broker_url or SecretStr("")).get_secret_value()
+    lanes, broker_url = parse_lanes(settings.queues), (settings.broker_url or SecretStr("")).get_secret_value()
     times = {"visibility_timeout_s": settings.visibility_timeout_s, "stop_s": settings.stop_s}
-    waiting = lengths(make_celery(broker_url, prefix=settings.queue_prefix, served=served, **times), served)
+    waiting = lengths(make_celery(broker_url, prefix=settings.queue_prefix, lanes=lanes, **times), lanes)
     return Finding("broker", "ok", ", ".join(f"{name}: {n}" for name, n in waiting.items()))
 
 
@@ -95,7 +95,7 @@ def _check_workers(app: App) -> Finding:
 
 
 def _check_source(app: App, reference: str) -> list[Finding]:
-    source = app.places.source(app.sources.spec(reference))
+    source = app.locations.source(app.sources.spec(reference))
     return [Finding(f"source {without_password(reference)}", "ok", f"roles: {', '.join(source.roles)}")]
 
 
@@ -109,5 +109,5 @@ def _targets(app: App, named: Sequence[str]) -> Iterator[tuple[str, Callable[[],
     found: dict[str, Callable[[], str]] = {without_password(url): partial(str, url) for url in given}
     for run in () if named else app.store.runs.page(RECENT_RUNS):
         spec = RunSpec.model_validate(run["spec"])
-        found.setdefault(spec.target, partial(app.places.secrets.joined, spec.target, spec.target_secret))
+        found.setdefault(spec.target, partial(app.locations.secrets.joined, spec.target, spec.target_secret))
     yield from found.items()

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
-from audience.app.places import Places
+from audience.app.locations import Locations
 from audience.app.references import check_name
 from audience.app.runs import Runs
 from audience.errors import AudienceError, BadInput, Conflict, NotFound
@@ -20,23 +20,23 @@ from audience.tables.publications import Publisher
 
 
 class Publications:
-    def __init__(self, store: Store, places: Places, runs: Runs) -> None:
+    def __init__(self, store: Store, locations: Locations, runs: Runs) -> None:
         self.store = store
-        self.places = places
+        self.locations = locations
         self.runs = runs
 
     def add(self, name: str, spec: PublicationSpec, actor: str, once: Once | None = None) -> None:
         """Saves a publication after its target was looked into; nothing is published yet."""
         check_name(name, "publication")
-        target, secret = self.places.sealed_target(spec.target)
+        target, secret = self.locations.sealed_target(spec.target)
         spec = spec.model_copy(update={"target": target, "target_secret": secret or spec.target_secret})
         check_indexes(spec.indexes)
-        self.places.publisher({"id": "", "name": name}, spec).edition()
+        self.locations.publisher({"id": "", "name": name}, spec).versions()
         self.store.publications.add(name, spec.model_dump(mode="json"), actor, once)
 
     def is_target(self, saved: str, reference: str) -> bool:
         """Whether a reference means this saved target."""
-        return self.places.sealed_target(reference)[0] == saved
+        return self.locations.sealed_target(reference)[0] == saved
 
     def all(self) -> list[Record]:
         return self.store.publications.all()
@@ -46,8 +46,8 @@ class Publications:
         refuses, `error` says so, and what is under way can still be seen."""
         record = self.store.publications.get(name)
         try:
-            publisher = self.places.publisher(record, PublicationSpec.model_validate(record["spec"]))
-            return {**record, "where": {index: publisher.where(index) for index in publisher.edition().indexes}}
+            publisher = self.locations.publisher(record, PublicationSpec.model_validate(record["spec"]))
+            return {**record, "where": {index: publisher.where(index) for index in publisher.versions().indexes}}
         except AudienceError as error:
             return {**record, "where": {}, "error": record["error"] or str(error)}
 
@@ -97,10 +97,10 @@ class Publications:
     def roll_back(self, name: str, actor: str) -> None:
         """Brings the former version back; doing so again undoes it."""
         record = self.store.publications.get(name)
-        edition = self.places.publisher(record, PublicationSpec.model_validate(record["spec"])).edition()
-        if not edition.former:
+        versions = self.locations.publisher(record, PublicationSpec.model_validate(record["spec"])).versions()
+        if not versions.previous:
             raise Conflict(f"{name!r} has no former version to bring back", record["state"])
-        asked = {"action": "roll_back", "version": edition.former}
+        asked = {"action": "roll_back", "version": versions.previous}
         self._publishers().carry_out(self.store.publications.begin(name, asked, actor))
 
     def delete(self, name: str, actor: str, *, forget: bool = False) -> None:
@@ -111,14 +111,14 @@ class Publications:
     def exported(self, name: str, index: str | None = None) -> exports.Rows:
         """All rows that are published, or those of one index, as they are read."""
         record = self.store.publications.get(name)
-        publisher = self.places.publisher(record, PublicationSpec.model_validate(record["spec"]))
-        indexes = publisher.edition().indexes
+        publisher = self.locations.publisher(record, PublicationSpec.model_validate(record["spec"]))
+        indexes = publisher.versions().indexes
         if index is not None and index not in indexes:
             raise NotFound(f"{name!r} has no index {index!r}; it has: {', '.join(indexes) or 'none yet'}")
         return exports.Rows(_published(publisher, [index] if index else indexes), exports.PUBLISHED_SCHEMA)
 
     def _publishers(self) -> Publishers:
-        return Publishers(self.store, self.places.target, self.places.publisher)
+        return Publishers(self.store, self.locations.target, self.locations.publisher)
 
 
 def _published(publisher: Publisher, indexes: Iterable[str]) -> Iterator[pa.RecordBatch]:

@@ -3,22 +3,22 @@
 import time
 from collections.abc import Callable, Sequence
 
+from audience.app.locations import Locations
 from audience.app.mappings import Mappings
 from audience.app.models import Models
-from audience.app.places import Places
 from audience.app.publications import Publications
 from audience.app.runs import Runs
 from audience.app.sources import Sources
 from audience.errors import NotFound
-from audience.jobs.patience import Patience
-from audience.jobs.roster import roster
+from audience.jobs.leases import RetryPolicy
+from audience.jobs.local_worker import LocalWorker
 from audience.jobs.steps import Steps
-from audience.jobs.worker import Worker
+from audience.jobs.worker_status import roster
 from audience.settings import Settings
 from audience.store.database import Record, make_home
 from audience.store.engines import open_engine
 from audience.store.migrate import migrate
-from audience.store.queues import shares
+from audience.store.queues import parse_lanes
 from audience.store.records import open_store
 from audience.store.secrets import Secrets
 from audience.store.states import FINAL
@@ -37,25 +37,25 @@ class App:
         self.settings = settings
         self.store = open_store(settings.home, settings.resolved_store_url, settings.resolved_blobs_url)
         key = settings.secret_key.get_secret_value() if settings.secret_key else None
-        self.places = Places(settings, self.store, Secrets(settings.home, key))
-        self.sources = Sources(self.store, self.places)
+        self.locations = Locations(settings, self.store, Secrets(settings.home, key))
+        self.sources = Sources(self.store, self.locations)
         self.models = Models(self.store)
         self.mappings = Mappings(self.store)
-        self.runs = Runs(self.store, self.places)
-        self.publications = Publications(self.store, self.places, self.runs)
+        self.runs = Runs(self.store, self.locations)
+        self.publications = Publications(self.store, self.locations, self.runs)
 
     # the work
 
     def worker(
         self, threads: int | None = None, run_id: str | None = None, queues: Sequence[str] | None = None
-    ) -> Worker:
+    ) -> LocalWorker:
         """A worker in this process, not started; of this run only, if one is given, whatever its queue."""
-        return Worker(
+        return LocalWorker(
             self.store,
             self.steps(),
             threads=threads or self.settings.threads,
-            patience=Patience.of(self.settings),
-            served=shares(queues or self.settings.queues),
+            policy=RetryPolicy.of(self.settings),
+            lanes=parse_lanes(queues or self.settings.queues),
             run_id=run_id,
         )
 
@@ -65,7 +65,7 @@ class App:
 
     def steps(self) -> Steps:
         """What carries out jobs in this process."""
-        return Steps(self.store, self.models.load, self.places.source, self.places.target)
+        return Steps(self.store, self.models.load, self.locations.source, self.locations.target)
 
     def work_on(self, run_id: str, progress: Callable[[Record], bool | None] | None = None) -> None:
         """Carries out a run in this process until it has ended, beside whatever workers there are. `progress` is told
@@ -92,7 +92,7 @@ class App:
 def migrate_store(settings: Settings) -> tuple[str | None, str]:
     """(revision before, revision now)."""
     make_home(settings.home)
-    engine = open_engine(settings.resolved_store_url, silence_s=MIGRATION_S)
+    engine = open_engine(settings.resolved_store_url, read_timeout_s=MIGRATION_S)
     try:
         return migrate(engine)
     finally:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from audience.app.places import Places
+from audience.app.locations import Locations
 from audience.errors import AudienceError, BadInput, NotFound
 from audience.labeling import export as exports
 from audience.labeling.plan import RunSpec, TaskSpec, check_tasks
@@ -23,9 +23,9 @@ from audience.tables.base import RESULT_SCHEMA, Target
 class Runs:
     """What is asked of a run is written down; workers carry it out. A reference is the start of an id, or `last`."""
 
-    def __init__(self, store: Store, places: Places) -> None:
+    def __init__(self, store: Store, locations: Locations) -> None:
         self.store = store
-        self.places = places
+        self.locations = locations
 
     def create(
         self,
@@ -46,15 +46,15 @@ class Runs:
         names = tuple(f"{m['name']}@{m['version']}" for m in saved)
         if len(set(names)) < len(names):
             raise BadInput(f"a model is named twice, and would give every label twice: {', '.join(names)}")
-        target, secret = self.places.sealed_target(spec.target)
+        target, secret = self.locations.sealed_target(spec.target)
         secret = secret or spec.target_secret
         spec = spec.model_copy(update={"target": target, "target_secret": secret, "models": names})
-        self.places.target(spec).check()
+        self.locations.target(spec).check()
         asked = [task.model_dump(mode="json") for task in tasks]
         return self.store.runs.add(spec.model_dump(mode="json"), asked, actor, priority, once, queue)
 
     def _check_fields(self, task: TaskSpec, fields: tuple[str, ...]) -> None:
-        roles = self.places.source(task.source).roles
+        roles = self.locations.source(task.source).roles
         for field in fields:
             if field not in roles:
                 raise BadInput(
@@ -93,7 +93,7 @@ class Runs:
     def _empty(self, run: Record) -> None:
         """Removes what can be removed of a run that is about to be forgotten."""
         with contextlib.suppress(AudienceError):
-            target = self.places.target(RunSpec.model_validate(run["spec"]))
+            target = self.locations.target(RunSpec.model_validate(run["spec"]))
             for task in run["tasks"] if target.exists() else ():
                 target.delete(task["id"])
 
@@ -157,7 +157,7 @@ class Runs:
 
     def _results_of(self, run: Record, group: str | None) -> Target:
         """The target of a run; where it has begun, its results must be there, and the group, if one is named."""
-        target = self.places.target(RunSpec.model_validate(run["spec"]))
+        target = self.locations.target(RunSpec.model_validate(run["spec"]))
         if _begun(run) and not target.exists():
             raise NotFound(f"the results of run {run['id'][:12]} are gone: there is no {run['spec']['target']}")
         groups = RunSpec.model_validate(run["spec"]).groups.names

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from audience.app.places import Places
+from audience.app.locations import Locations
 from audience.app.references import NAME, check_name
 from audience.errors import NotFound
 from audience.store.database import Record
@@ -16,15 +16,15 @@ from audience.tables.times import check_timezone
 class Sources:
     """Saved sources, and those that are named by a path or URL."""
 
-    def __init__(self, store: Store, places: Places) -> None:
+    def __init__(self, store: Store, locations: Locations) -> None:
         self.store = store
-        self.places = places
+        self.locations = locations
 
     def add(self, name: str, spec: SourceSpec, actor: str, once: Once | None = None) -> Description:
         """Saves a source after it was opened and described."""
         check_name(name, "source")
-        spec = self.places.sealed_source(spec)
-        description = self.places.source(spec).describe()
+        spec = self.locations.sealed_source(spec)
+        description = self.locations.source(spec).describe()
         self.store.sources.add(name, spec.model_dump(mode="json"), actor, once)
         return description
 
@@ -38,7 +38,7 @@ class Sources:
         """Of a saved source by its name, or of a path or URL; None: of the server that the settings name. `given` adds
         to it or replaces."""
         if reference is None:
-            return self.new(self.places.default_source(), **given)
+            return self.new(self.locations.default_source(), **given)
         given = {key: value for key, value in given.items() if value not in (None, {}, ())}
         saved = [record for record in self.store.sources.all() if record["name"] == reference]
         if saved:
@@ -53,4 +53,4 @@ class Sources:
     def new(self, url: str, **given: Any) -> SourceSpec:
         """A source as it may be saved: an absolute path, no password in the URL."""
         check_timezone(given.get("timezone", "UTC"))
-        return self.places.sealed_source(SourceSpec(url=url, **given))
+        return self.locations.sealed_source(SourceSpec(url=url, **given))

@@ -93,7 +93,7 @@ def _present_version(app: App, name: str, target: str | None, spec: PublicationS
 
 
 def _add(app: App, name: str, target: str | None, spec: PublicationSpec) -> None:
-    spec = spec.model_copy(update={"target": target or app.places.default_publication_target()})
+    spec = spec.model_copy(update={"target": target or app.locations.default_publication_target()})
     app.publications.add(name, spec, LOCAL)
 
 

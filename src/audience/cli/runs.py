@@ -79,7 +79,7 @@ def label(
     tasks = [TaskSpec(name=_task_name(s, spec), source=spec, start=first, end=last) for s, spec in specs]
     spec = RunSpec(
         models=(*chosen, *(model or ())),
-        target=target or app.places.default_target(),
+        target=target or app.locations.default_target(),
         first_wins=first_wins,
         groups=group_map,
         panels=load_panels(panels) if panels else default_panels(),
@@ -142,7 +142,7 @@ def carry_out(app: App, run_id: str, *, hidden: bool = False) -> dict[str, Any]:
 
 def report(app: App, run: dict[str, Any]) -> None:
     """What a run did, and where its tables are."""
-    target = app.places.target(RunSpec.model_validate(run["spec"]))
+    target = app.locations.target(RunSpec.model_validate(run["spec"]))
     numbers = [pair for task in run["tasks"] for pair in (task["report"] or {}).get("groups", {}).items()]
     made = {group for group, found in numbers if "production" in found}
     groups = dict.fromkeys(group for group, _ in numbers)

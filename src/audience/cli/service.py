@@ -19,7 +19,7 @@ from audience.errors import AudienceError, BadInput, Transient
 from audience.jobs.celery_app import check_installed, worker_arguments
 from audience.process import end_on_signals, end_with_parent, log_to_stderr
 from audience.settings import Settings, read_settings
-from audience.store.queues import Share, shares
+from audience.store.queues import Lane, parse_lanes
 
 BACKLOG = 128
 STREAMS_END_S = 5
@@ -47,8 +47,8 @@ def up(
 ) -> None:
     """Start the API and workers, and keep them running. Brings our own records to this version's layout first."""
     from audience.app import migrate_store
-    from audience.jobs.member import give_up_process
     from audience.jobs.supervisor import Child, Supervisor
+    from audience.jobs.worker import give_up_process
 
     settings = read_settings()
     host, port = settings.listening_host(host), port or settings.port
@@ -114,7 +114,7 @@ def worker(
     names = tuple(queue.split(",")) if queue else settings.queues
     if settings.broker_url is not None:
         arguments = worker_arguments(
-            settings.queue_prefix, pool or "prefork", threads or settings.threads, shares(names)
+            settings.queue_prefix, pool or "prefork", threads or settings.threads, parse_lanes(names)
         )
         with suppress(Transient):  # a broker that is away for a while is waited for
             _messages(settings, ())
@@ -142,13 +142,13 @@ def become_celery(arguments: Sequence[str]) -> NoReturn:
 
 
 @workers.command(hidden=True)
-def apart(threads: int, queues: str) -> None:
+def gevent_bridge(threads: int, queues: str) -> None:
     """Carry out the jobs that a worker of greenlets hands on through standard input."""
     from audience.celery import app as celery
     from audience.celery import worker_of
 
     log_to_stderr()
-    worker_of(celery, read_settings()).work_apart(threads, shares(queues.split(",")))
+    worker_of(celery, read_settings()).work_behind_bridge(threads, parse_lanes(queues.split(",")))
 
 
 @workers.command()
@@ -156,15 +156,15 @@ def status(as_json: o.Json = False) -> None:
     """Show the workers that are alive, what they work on, and how many messages wait at the broker."""
     app = o.open_app()
     found: dict[str, Any] = {"workers": app.workers(), "messages": None, "trouble": None}
-    served = {share for one in app.store.workers.all() for share in shares(one["queues"].split(","))}
+    lanes = {lane for one in app.store.workers.all() for lane in parse_lanes(one["queues"].split(","))}
     try:
-        found["messages"] = _messages(app.settings, served | set(shares(app.settings.queues)))
+        found["messages"] = _messages(app.settings, lanes | set(parse_lanes(app.settings.queues)))
     except AudienceError as error:
         found["trouble"] = str(error)
     show.as_json(found) if as_json else show.status(found)
 
 
-def _messages(settings: Settings, asked: Collection[Share]) -> dict[str, int] | None:
+def _messages(settings: Settings, asked: Collection[Lane]) -> dict[str, int] | None:
     """queue at the broker -> messages that wait there; None without a broker."""
     if settings.broker_url is None:
         return None

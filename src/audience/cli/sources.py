@@ -48,7 +48,7 @@ def describe(
     """Say what a source holds: columns, roles, rows, time span, index, null keys, first rows."""
     app = o.open_app()
     given = o.source_options(table, role, option)
-    found = app.places.source(app.sources.spec(source, **given)).describe()
+    found = app.locations.source(app.sources.spec(source, **given)).describe()
     show.as_json(asdict(found)) if as_json else show.description(found)
 
 

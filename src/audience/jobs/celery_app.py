@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from audience.errors import BadInput, Transient
 from audience.store.jobs import Sent
-from audience.store.queues import Share, shares
+from audience.store.queues import Lane, parse_lanes
 
 if TYPE_CHECKING:
     from celery import Celery as Celery
@@ -29,26 +29,26 @@ CHILD_STARTS_S = 60
 
 
 class Queues:
-    """Our queues at the broker: one for each share of the work."""
+    """Our queues at the broker: one for each lane of the work."""
 
     def __init__(self, prefix: str, *, quorum: bool) -> None:
         self._prefix = f"{prefix}."
         self._quorum = quorum
 
-    def name(self, share: Share) -> str:
-        return f"{self._prefix}{share}"
+    def name(self, lane: Lane) -> str:
+        return f"{self._prefix}{lane}"
 
-    def share(self, name: str) -> Share:
+    def lane(self, name: str) -> Lane:
         """Of a queue at the broker."""
-        found = shares([name.removeprefix(self._prefix)]) if name.startswith(self._prefix) else ()
+        found = parse_lanes([name.removeprefix(self._prefix)]) if name.startswith(self._prefix) else ()
         if len(found) != 1:
             raise BadInput(f"{name!r} is none of our queues; they look like {self._prefix}default.label")
         return found[0]
 
-    def queue(self, share: Share) -> Any:
+    def queue(self, lane: Lane) -> Any:
         from kombu.entity import Queue
 
-        name = self.name(share)
+        name = self.name(lane)
         arguments = {"x-queue-type": "quorum"} if self._quorum else None
         return Queue(name, routing_key=name, queue_arguments=arguments)  # type: ignore[no-untyped-call]
 
@@ -58,20 +58,20 @@ def check_installed() -> None:
         raise BadInput("a broker needs Celery: pip install 'audience[celery]'")
 
 
-def worker_arguments(prefix: str, pool: str, threads: int, served: Iterable[Share]) -> list[str]:
+def worker_arguments(prefix: str, pool: str, threads: int, lanes: Iterable[Lane]) -> list[str]:
     """How Celery's program is told to start a worker that serves this. Mingle and gossip are talk among workers that
     ours have no use for."""
     queues = Queues(prefix, quorum=False)
-    asked = ["-Q", ",".join(queues.name(share) for share in served), "-P", pool, "-c", str(threads)]
+    asked = ["-Q", ",".join(queues.name(lane) for lane in lanes), "-P", pool, "-c", str(threads)]
     ahead = ["--prefetch-multiplier", str(AHEAD_OF_GREENLETS)] if pool == "gevent" else []
     named = ["-n", f"{prefix}-{os.getpid()}@%h"]
     return ["-q", "-A", APPLICATION, "worker", *asked, *ahead, *named, "--without-mingle", "--without-gossip"]
 
 
 def make_celery(
-    broker_url: str, *, prefix: str, served: Iterable[Share], visibility_timeout_s: float, stop_s: float
+    broker_url: str, *, prefix: str, lanes: Iterable[Lane], visibility_timeout_s: float, stop_s: float
 ) -> "Celery":
-    """A Celery application without tasks. `served`: the queues of its workers, unless they are told others."""
+    """A Celery application without tasks. `lanes`: what its workers serve, unless they are told otherwise."""
     check_installed()
     from celery import Celery
 
@@ -81,8 +81,8 @@ def make_celery(
     celery.amqp.autoexchange = lambda _: None  # the broker's own, that brings a message to the queue of its key
     celery.conf.update(
         audience_prefix=prefix,
-        task_queues=[queues.queue(share) for share in served],
-        task_default_queue=queues.name(next(iter(served))),
+        task_queues=[queues.queue(lane) for lane in lanes],
+        task_default_queue=queues.name(next(iter(lanes))),
         task_create_missing_queue_type="quorum" if rabbitmq else "classic",
         task_serializer="json",
         accept_content=["json"],
@@ -110,8 +110,8 @@ def _rabbitmq() -> dict[str, Any]:
 
 def _redis(visibility_timeout_s: float) -> dict[str, Any]:
     """A broker that says nothing is asked again; one that hangs is left."""
-    patience = {"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": SOCKET_TIMEOUT_S}
-    return {"visibility_timeout": visibility_timeout_s, "socket_keepalive": True, **patience}
+    policy = {"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": SOCKET_TIMEOUT_S}
+    return {"visibility_timeout": visibility_timeout_s, "socket_keepalive": True, **policy}
 
 
 def _tls(broker_url: str) -> dict[str, Any] | bool:
@@ -135,7 +135,7 @@ def sender(celery: "Celery") -> Callable[[Sent], None]:
 
     def send(sent: Sent) -> None:
         try:
-            queue = queues.queue(sent.share)
+            queue = queues.queue(sent.lane)
             celery.send_task(TASK, [sent.job], queue=queue, retry=False, confirm_timeout=SOCKET_TIMEOUT_S)
         except (OperationalError, OSError) as error:
             raise Transient(f"the broker cannot be reached: {error}") from error
@@ -143,7 +143,7 @@ def sender(celery: "Celery") -> Callable[[Sent], None]:
     return send
 
 
-def lengths(celery: "Celery", asked: Iterable[Share]) -> dict[str, int]:
+def lengths(celery: "Celery", asked: Iterable[Lane]) -> dict[str, int]:
     """queue at the broker -> messages that no worker has yet; none where there is no such queue. Raises Transient when
     the broker cannot be reached, BadInput when it refuses us."""
     from kombu.exceptions import OperationalError
@@ -152,7 +152,7 @@ def lengths(celery: "Celery", asked: Iterable[Share]) -> dict[str, int]:
     with celery.connection_for_read(connect_timeout=SOCKET_TIMEOUT_S) as connection:
         try:
             connection.ensure_connection(max_retries=1)
-            return {queues.name(share): _length(connection, queues.name(share)) for share in asked}
+            return {queues.name(lane): _length(connection, queues.name(lane)) for lane in asked}
         except (OperationalError, OSError, *connection.connection_errors, *connection.channel_errors) as error:
             if type(error.__cause__ or error).__name__ in REFUSALS:
                 raise BadInput(f"the broker refuses us, look at AUDIENCE_BROKER_URL: {error}") from None

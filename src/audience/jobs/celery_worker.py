@@ -1,8 +1,8 @@
-"""A Celery worker: in its main process the courier, in each process that works a member of the workforce.
+"""A Celery worker: in its main process the dispatcher, in each process that works a `Worker`.
 
 With the pool `prefork` the children work, and the main process imports nothing heavy; with `threads` and `solo` the
-main process works itself; with `gevent` all of ours is in one other process (see `apart`). What a message leads to is
-the same as what a local worker's thread does."""
+main process works itself; with `gevent` all of ours is in one other process (see `gevent_bridge`). What a message
+leads to is the same as what a local worker's thread does."""
 
 import logging
 import os
@@ -14,13 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from audience.errors import AudienceError
-from audience.jobs.apart import Apart, carry_out
 from audience.jobs.celery_app import TASK, queues_of, sender
-from audience.jobs.courier import Courier
-from audience.jobs.member import POLL_S, Member, process_name
-from audience.jobs.patience import Patience
+from audience.jobs.dispatcher import Dispatcher
+from audience.jobs.gevent_bridge import GeventBridge, carry_out
+from audience.jobs.leases import RetryPolicy
+from audience.jobs.worker import POLL_S, Worker, process_name
 from audience.process import SystemThread, end_with_parent, log_to_stderr
-from audience.store.queues import Share, shares, text_of
+from audience.store.queues import Lane, parse_lanes, text_of
 from audience.store.records import Store
 
 if TYPE_CHECKING:
@@ -31,23 +31,23 @@ log = logging.getLogger(__name__)
 POOLS = ("prefork", "threads", "solo", "gevent")
 HAND_ON_S = 1.0
 Receive = Callable[[int], None]
-OpenMember = Callable[[str, int, tuple[Share, ...], str], Member]
+OpenWorker = Callable[[str, int, tuple[Lane, ...], str], Worker]
 
 
 @dataclass
 class CeleryWorker:
-    """What is ours in a process of a Celery worker. `open_member` makes a member of this name, with so many threads,
+    """What is ours in a process of a Celery worker. `open_worker` makes a worker of this name, with so many threads,
     that serves this, in this pool."""
 
     celery: "Celery"
     open_store: Callable[[], Store]
-    open_member: OpenMember
-    patience: Patience
+    open_worker: OpenWorker
+    policy: RetryPolicy
     options: dict[str, Any] | None = None
     receive: Receive | None = None
-    member: Member | None = None
-    courier: Courier | None = None
-    apart: Apart | None = None
+    worker: Worker | None = None
+    dispatcher: Dispatcher | None = None
+    bridge: GeventBridge | None = None
     _leaving: threading.Event = field(default_factory=threading.Event)
 
     def connect(self) -> None:
@@ -93,46 +93,46 @@ class CeleryWorker:
         pool = str(instance.pool_cls.__module__).rpartition(".")[2].replace("thread", "threads")
         with _fatal():
             queues = queues_of(self.celery)
-            served = tuple(sorted(queues.share(name) for name in self.celery.amqp.queues.consume_from))
-            self.celery.conf.audience_queues = text_of(served)  # children are handed this
+            lanes = tuple(sorted(queues.lane(name) for name in self.celery.amqp.queues.consume_from))
+            self.celery.conf.audience_queues = text_of(lanes)  # children are handed this
             if pool == "gevent":
-                self._start_apart(instance.concurrency, served)
+                self._start_bridge(instance.concurrency, lanes)
             else:
                 if pool != "prefork":
                     threads = 1 if pool == "solo" else instance.concurrency
-                    self._start_member(process_name(os.getpid()), threads, served, pool)
-                self._start_courier()
+                    self._start_worker(process_name(os.getpid()), threads, lanes, pool)
+                self._start_dispatcher()
         if self.options and self.options.get("tied"):
             end_with_parent()
 
-    def _start_apart(self, threads: int, served: tuple[Share, ...]) -> None:
-        command = ["-m", "audience", "worker", "apart", str(threads), text_of(served)]
-        self.apart = Apart(command)
-        self.receive = self.apart.receive
-        threading.Thread(target=self._end_apart, name="leave").start()  # a greenlet
+    def _start_bridge(self, threads: int, lanes: tuple[Lane, ...]) -> None:
+        command = ["-m", "audience", "worker", "gevent-bridge", str(threads), text_of(lanes)]
+        self.bridge = GeventBridge(command)
+        self.receive = self.bridge.receive
+        threading.Thread(target=self._end_bridge, name="leave").start()  # a greenlet
 
-    def _start_courier(self) -> None:
+    def _start_dispatcher(self) -> None:
         store = self.open_store()
-        self.courier = Courier(store, sender(self.celery), self.patience)
-        self.courier.start()
+        self.dispatcher = Dispatcher(store, sender(self.celery), self.policy)
+        self.dispatcher.start()
         SystemThread(partial(self._leave_to_others, store), "leave").start()
 
-    def _start_member(self, name: str, threads: int, served: tuple[Share, ...], pool: str) -> None:
-        self.member = self.open_member(name, threads, served, pool)
-        self.member.start()
-        self.receive = self.member.receive
+    def _start_worker(self, name: str, threads: int, lanes: tuple[Lane, ...], pool: str) -> None:
+        self.worker = self.open_worker(name, threads, lanes, pool)
+        self.worker.start()
+        self.receive = self.worker.receive
 
     def on_stop(self, **_: Any) -> None:
         self._leaving.set()  # no more than that: this is called from within a signal
 
-    def _end_apart(self) -> None:
+    def _end_bridge(self) -> None:
         """The other process does what `_leave_to_others` does here; should it hang, it is ended."""
-        assert self.apart is not None
+        assert self.bridge is not None
         while not self._leaving.wait(POLL_S):
             pass
-        self.apart.hang_up()
-        time.sleep(2 * self.patience.stop_s + 2 * HAND_ON_S)
-        self.apart.kill()
+        self.bridge.hang_up()
+        time.sleep(2 * self.policy.stop_s + 2 * HAND_ON_S)
+        self.bridge.kill()
 
     def _leave_to_others(self, store: Store) -> None:
         """Celery waits for jobs under way, for ever if need be; here they are given some time when the worker is told
@@ -140,13 +140,13 @@ class CeleryWorker:
         while not self._leaving.wait(POLL_S):
             pass
         began = time.monotonic()
-        time.sleep(self.patience.stop_s)
-        while time.monotonic() < began + 2 * self.patience.stop_s + HAND_ON_S:
+        time.sleep(self.policy.stop_s)
+        while time.monotonic() < began + 2 * self.policy.stop_s + HAND_ON_S:
             try:
                 store.workers.relieve(process_name(os.getpid()))
             except AudienceError as error:
                 log.warning("action=relieve_failed reason=%s", error)
-            time.sleep(min(self.patience.stop_s, HAND_ON_S) or HAND_ON_S)
+            time.sleep(min(self.policy.stop_s, HAND_ON_S) or HAND_ON_S)
         log.warning("action=worker_left_work_behind")
         self._say_that_it_left(store)
         os._exit(0)
@@ -159,20 +159,20 @@ class CeleryWorker:
             log.warning("action=worker_left_without_saying reason=%s", error)
 
     def on_end(self, **_: Any) -> None:
-        if self.courier is not None:
-            self.courier.stop()
+        if self.dispatcher is not None:
+            self.dispatcher.stop()
         self.on_child_end()
 
     # the process apart from greenlets
 
-    def work_apart(self, threads: int, served: tuple[Share, ...]) -> NoReturn:
+    def work_behind_bridge(self, threads: int, lanes: tuple[Lane, ...]) -> NoReturn:
         """All that is ours, in a process that is handed jobs through its standard input."""
         with _fatal():
-            self._start_member(_child_name(), threads, served, "gevent")
-            assert self.member is not None
-            self.courier = Courier(self.open_store(), sender(self.celery), self.patience)
-            self.courier.start()
-        carry_out(self.member.receive, threads)
+            self._start_worker(_child_name(), threads, lanes, "gevent")
+            assert self.worker is not None
+            self.dispatcher = Dispatcher(self.open_store(), sender(self.celery), self.policy)
+            self.dispatcher.start()
+        carry_out(self.worker.receive, threads)
         self.on_end()
         os._exit(0)  # a thread may still be in a long call
 
@@ -184,12 +184,12 @@ class CeleryWorker:
         if self.options is not None:  # the pool `solo` calls this too, in the main process
             return
         with _fatal():
-            served = shares(str(current_app.conf.audience_queues).split(","))
-            self._start_member(_child_name(), 1, served, "prefork")
+            lanes = parse_lanes(str(current_app.conf.audience_queues).split(","))
+            self._start_worker(_child_name(), 1, lanes, "prefork")
 
     def on_child_end(self, **_: Any) -> None:
-        if self.member is not None:
-            self.member.stop()
+        if self.worker is not None:
+            self.worker.stop()
 
 
 class _fatal:  # noqa: N801

@@ -45,7 +45,7 @@ class Publishers:
         merged_already = "changes" in record["asked"]
         try:
             publisher = self._publisher(record)
-            if publisher.edition().version == record["asked"]["version"]:
+            if publisher.versions().version == record["asked"]["version"]:
                 return
             publisher.discard(record["fence"])
         except AudienceError:
@@ -91,7 +91,7 @@ class Publishers:
         self.store.publications.note_changes(record)  # before the swap: after it nobody could count them any more
         publisher.swap(publishing)
         spec = {**record["spec"], "indexes": asked["indexes"], "conflicts": asked["conflicts"]}
-        self.store.publications.published(record, spec, publisher.edition().former, changes)
+        self.store.publications.published(record, spec, publisher.versions().previous, changes)
         log.info("action=published name=%s version=%s", record["name"], publishing.version)
         return changes
 
@@ -107,8 +107,8 @@ class Publishers:
         """The former version changes places with the present one."""
         publisher = self._publisher(record)
         publisher.roll_back(record["fence"], record["asked"]["version"])
-        edition = publisher.edition()
-        self.store.publications.turned_to(record, edition.version, edition.former)
+        versions = publisher.versions()
+        self.store.publications.turned_to(record, versions.version, versions.previous)
         return []
 
     def delete(self, record: Record, progress: Progress | None) -> list[Record]:
@@ -126,7 +126,7 @@ class Publishers:
     ) -> list[Record]:
         """The changes, as a version aside; those of the attempt that is published already."""
         asked = record["asked"]
-        known = publisher.edition()
+        known = publisher.versions()
         if known.version == publishing.version:
             publisher.begin(publishing, ())
             return list(asked["changes"])

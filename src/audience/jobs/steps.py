@@ -16,8 +16,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from audience.errors import AudienceError, Conflict, Elsewhere, Transient
+from audience.jobs.control import JobCancelled, JobControl
 from audience.jobs.memory import MemoryWatch, Peak
-from audience.jobs.watch import Stopped, Watch
 from audience.labeling.labeler import Labeler, NamedModel
 from audience.labeling.plan import RunSpec, TaskSpec
 from audience.labeling.production import produce
@@ -30,11 +30,11 @@ from audience.tables.base import Mark, Partition, Selection, Source, SourceSpec,
 
 log = logging.getLogger(__name__)
 
-BENCHES = 8
+CONTEXTS = 8
 
 
 @dataclass(frozen=True)
-class Bench:
+class TaskContext:
     """What the partitions of a task need, opened once."""
 
     source: Source
@@ -53,17 +53,17 @@ class Steps:
     open_source: Callable[[SourceSpec], Source]
     target_of: Callable[[RunSpec], Target]
     memory: MemoryWatch = field(default_factory=MemoryWatch)
-    _benches: dict[tuple[str, int], Bench] = field(default_factory=dict)
+    _contexts: dict[tuple[str, int], TaskContext] = field(default_factory=dict)
     _opening: Lock = field(default_factory=Lock)
 
-    def carry_out(self, job: Record, watch: Watch) -> None:
+    def carry_out(self, job: Record, control: JobControl) -> None:
         """Does a job that was taken, and ends it. Raises what stands in its way."""
-        step: Callable[[Record, Watch], None] = getattr(self, job["kind"])
+        step: Callable[[Record, JobControl], None] = getattr(self, job["kind"])
         try:
-            step(job, watch)
+            step(job, control)
         except BaseException:
             with self._opening:
-                self._benches.clear()  # whatever was opened may be what is wrong
+                self._contexts.clear()  # whatever was opened may be what is wrong
             raise
 
     def fail(self, job: Record, reason: str) -> None:
@@ -80,52 +80,52 @@ class Steps:
 
     # the steps of a task
 
-    def plan(self, job: Record, watch: Watch) -> None:
+    def plan(self, job: Record, control: JobControl) -> None:
         """Cuts the source into partitions, once; admits writers to the target, and finds what is there already."""
         task_id = job["task_id"]
         self.store.tasks.start(task_id)
         with self.memory.watching(task_id) as peak:
-            bench = self._bench(job)
+            context = self._context(job)
             if self.store.tasks.get(task_id)["n_planned"] is None:
-                plan = bench.source.plan(bench.selection)
-                if watch.stop.is_set():
-                    raise Stopped
+                plan = context.source.plan(context.selection)
+                if control.stop.is_set():
+                    raise JobCancelled
                 self.store.tasks.save_plan(task_id, map(asdict, plan.partitions), plan.set_aside)
-            bench.target.prepare(task_id, job["fence"], bench.spec.groups.names)
-            finished = [_finished(mark) for mark in bench.target.marks(task_id, authors=False)]
+            context.target.prepare(task_id, job["fence"], context.spec.groups.names)
+            finished = [_finished(mark) for mark in context.target.marks(task_id, authors=False)]
         with self._finishing(job, peak) as connection:
-            tasks.planned(connection, task_id, finished, by_author="author" in bench.source.roles)
+            tasks.planned(connection, task_id, finished, by_author="author" in context.source.roles)
 
-    def partition(self, job: Record, watch: Watch) -> None:
+    def partition(self, job: Record, control: JobControl) -> None:
         """Reads, labels and writes one slice of a task. One that is in the target already is only counted."""
-        bench = self._bench(job)
+        context = self._context(job)
         number = job["number"]
         with self.memory.watching(job["task_id"]) as peak:
-            done = self._mark(bench, job) if job["attempts"] > 1 else None
-            done = done or self._label(bench, job, watch) or self._mark(bench, job)
+            done = self._mark(context, job) if job["attempts"] > 1 else None
+            done = done or self._label(context, job, control) or self._mark(context, job)
         if done is None:
             raise Conflict(f"partition {number} was removed from the target just after it was written")
         with self._finishing(job, peak, n_read=done.n_read, counts=done.counts) as connection:
             if done.counts["undigested"]:  # or it has added nothing to those of the task
-                tasks.undigestible(connection, job["task_id"], bench.spec.bad_rows_limit)
+                tasks.undigestible(connection, job["task_id"], context.spec.bad_rows_limit)
             tasks.partition_done(connection, job["task_id"])
         log.info("action=partition_done task_id=%s partition=%s rows=%s", job["task_id"], number, done.n_read)
 
-    def _label(self, bench: Bench, job: Record, watch: Watch) -> Finished | None:
+    def _label(self, context: TaskContext, job: Record, control: JobControl) -> Finished | None:
         """The partition, now written; None when another worker had written it."""
         partition = Partition(**self.store.tasks.partition(job["task_id"], job["number"]))
-        statistics = PartitionStatistics(seed=bench.spec.seed)
-        batches = watch.batches(bench.source.read(partition, bench.selection))
-        rows = bench.labeler.label(partition.number, batches, statistics)
-        written = bench.target.write(job["task_id"], partition.number, job["fence"], rows, statistics)
+        statistics = PartitionStatistics(seed=context.spec.seed)
+        batches = control.batches(context.source.read(partition, context.selection))
+        rows = context.labeler.label(partition.number, batches, statistics)
+        written = context.target.write(job["task_id"], partition.number, job["fence"], rows, statistics)
         return Finished(partition.number, statistics.read, statistics.counts()) if written else None
 
     @staticmethod
-    def _mark(bench: Bench, job: Record) -> Finished | None:
-        marks = bench.target.marks(job["task_id"], authors=False)
+    def _mark(context: TaskContext, job: Record) -> Finished | None:
+        marks = context.target.marks(job["task_id"], authors=False)
         return next((_finished(mark) for mark in marks if mark.partition == job["number"]), None)
 
-    def report(self, job: Record, watch: Watch) -> None:
+    def report(self, job: Record, control: JobControl) -> None:
         """Adds up what the marks in the target say. Partitions whose marks are gone (a server that fell with what it
         had promised to keep, tables that somebody emptied) are labelled again first."""
         task = self.store.tasks.get(job["task_id"])
@@ -147,7 +147,7 @@ class Steps:
         planned, set_aside = task["n_planned"] or 0, task["set_aside"] or {}
         return task_report(statistics, planned, set_aside, spec.groups.names, by_author=bool(task["by_author"]))
 
-    def produce(self, job: Record, watch: Watch) -> None:
+    def produce(self, job: Record, control: JobControl) -> None:
         """Makes the production tables and adds their numbers to the task's report."""
         task = self.store.tasks.get(job["task_id"])
         spec = RunSpec.model_validate(task["run"]["spec"])
@@ -162,7 +162,7 @@ class Steps:
 
     # the steps of a run
 
-    def abort(self, job: Record, watch: Watch) -> None:
+    def abort(self, job: Record, control: JobControl) -> None:
         """Bars late writers, and adds up what is finished."""
         run = self.store.runs.show(job["run_id"])
         spec = RunSpec.model_validate(run["spec"])
@@ -183,7 +183,7 @@ class Steps:
             log.warning("action=abort_without_report task_id=%s reason=%s", task["id"], error)
             return None
 
-    def delete(self, job: Record, watch: Watch) -> None:
+    def delete(self, job: Record, control: JobControl) -> None:
         """Removes every row of the run, then the run. A target that is away is waited for."""
         run = self.store.runs.show(job["run_id"])
         try:
@@ -211,18 +211,18 @@ class Steps:
 
     # what a task needs
 
-    def _bench(self, job: Record) -> Bench:
+    def _context(self, job: Record) -> TaskContext:
         """Opened at the first partition of a task in this worker, and again after it was resumed."""
         key = (job["task_id"], job["fence"])
         with self._opening:
-            if key not in self._benches:
-                bench = self._open(self.store.tasks.get(job["task_id"]))
-                for old in list(self._benches)[: 1 - BENCHES]:
-                    del self._benches[old]
-                self._benches[key] = bench
-            return self._benches[key]
+            if key not in self._contexts:
+                context = self._open(self.store.tasks.get(job["task_id"]))
+                for old in list(self._contexts)[: 1 - CONTEXTS]:
+                    del self._contexts[old]
+                self._contexts[key] = context
+            return self._contexts[key]
 
-    def _open(self, task: Record) -> Bench:
+    def _open(self, task: Record) -> TaskContext:
         spec = RunSpec.model_validate(task["run"]["spec"])
         task_spec = TaskSpec.model_validate(task["spec"])
         models = [self.load_model(reference) for reference in spec.models]
@@ -239,7 +239,7 @@ class Steps:
             selection.end,
             target.unstorable,
         )
-        return Bench(self.open_source(task_spec.source), target, labeler, selection, spec)
+        return TaskContext(self.open_source(task_spec.source), target, labeler, selection, spec)
 
 
 def _finished(mark: Mark) -> Finished:

@@ -1,88 +1,232 @@
-"""A local worker: its threads look for jobs in our records, and carry them out.
+"""A worker: it shows that it is alive, and carries a job that was found for it to its end.
 
-It needs nothing but the records, which other processes of this machine share."""
+Whether another worker is lost is judged by its beat: one that does not change for the length of a lease, as this
+one counts time, is given up, and its jobs are taken by others. A wrong guess is harmless (see `steps`), and no clock
+is compared with another."""
 
 import logging
+import os
+import platform
 import threading
 import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from audience.errors import AudienceError
-from audience.jobs.member import LOOK_AGAIN_S, POLL_S, Member
-from audience.jobs.patience import Delays, Patience
-from audience.jobs.steps import Steps
+from audience.errors import AudienceError, Conflict, Elsewhere, Transient
+from audience.jobs.backoff import RunBackoff
+from audience.jobs.control import JobCancelled, JobControl
+from audience.jobs.leases import LONGEST_DELAY_S, LeaseMonitor, RetryPolicy
+from audience.process import SystemThread
 from audience.store.database import Record
-from audience.store.queues import DEFAULT, Share, shares
+from audience.store.queues import Lane, text_of
 from audience.store.records import Store
+from audience.store.workers import LOCAL
+
+if TYPE_CHECKING:
+    from audience.jobs.steps import Steps
 
 log = logging.getLogger(__name__)
 
+POLL_S = 0.2
+LOOK_AGAIN_S = 2.0
+"""After our own records could not be reached."""
+BEATS_A_LEASE = 15
+FOR_EVER = ("abort", "delete")
+"""Jobs that are tried until they succeed."""
 
-class Worker(Member):
-    """Takes jobs of what it serves until it is stopped; those of one run only, if one is given, whatever its queue."""
+
+def process_name(pid: int) -> str:
+    """What the worker in this process of this machine is called."""
+    return f"{platform.node()}:{pid}"
+
+
+def give_up_process(store: Store, pid: int) -> None:
+    """The worker of a process that is known to have ended is given up at once: nobody needs to wait for its lease."""
+    try:
+        for worker in store.workers.named(process_name(pid)):
+            n_jobs = store.workers.remove(worker, lost=True)
+            log.warning("action=worker_lost worker=%s jobs=%s", worker, n_jobs)
+    except AudienceError as error:  # then its lease decides
+        log.warning("action=worker_not_given_up pid=%s reason=%s", pid, error)
+
+
+def give_up_lost(store: Store, monitor: LeaseMonitor, beats: Mapping[str, int], now_s: float) -> None:
+    """Those whose beat has not changed for a lease: their jobs go to others."""
+    for worker in monitor.lost(beats, now_s):
+        n_jobs = store.workers.remove(worker, lost=True)
+        log.warning("action=worker_lost worker=%s jobs=%s", worker, n_jobs)
+
+
+class Worker:
+    """One process's part in the work: its name among the others, its beat, and the jobs it has in hand."""
 
     def __init__(
         self,
         store: Store,
-        steps: Steps,
+        steps: "Steps",
         *,
         threads: int,
-        patience: Patience,
-        served: tuple[Share, ...] = shares([DEFAULT]),
-        run_id: str | None = None,
+        policy: RetryPolicy,
+        lanes: tuple[Lane, ...],
+        pool: str = LOCAL,
+        name: str | None = None,
     ) -> None:
-        super().__init__(store, steps, threads=threads, patience=patience, served=served)
-        self.run_id = run_id
-        self._delays = Delays()
-        self._looking = threading.Lock()
-        self._changed = threading.Condition()
-        self._stopping = threading.Event()
+        self.store = store
+        self.steps = steps
+        self.threads = threads
+        self.policy = policy
+        self.lanes = lanes
+        self.pool = pool
+        self.name = name or process_name(os.getpid())
+        self._beat_s = policy.lease_s / BEATS_A_LEASE
+        self._id = ""
+        self._active: dict[int, JobControl] = {}
+        self._idle: set[int] = set()
+        self._backoff = RunBackoff()
+        self._ended = threading.Event()
+        self._threads: list[SystemThread] = []
 
     def start(self) -> None:
-        """Begins to take jobs, in threads of its own."""
-        super().start()
-        for _ in range(self.threads):
-            self._start_thread(self._keep_working)
+        """Becomes known to the others, and shows from now on that it is alive."""
+        self._id = self._add()
+        self._start_thread(self._keep_alive)
+        log.info("action=worker_started worker=%s threads=%s", self._id, self.threads)
+
+    def _add(self) -> str:
+        return self.store.workers.add(self.name, self.threads, text_of(self.lanes), self.pool)
+
+    def _start_thread(self, body: Callable[[], None]) -> None:
+        self._threads.append(SystemThread(body, body.__name__))
+        self._threads[-1].start()
 
     def stop(self) -> None:
-        """Takes no more jobs, and leaves as every member does."""
-        self._stopping.set()
-        with self._changed:
-            self._changed.notify_all()
-        super().stop()
+        """What is under way is given some time; what is not done then is left to others."""
+        deadline = time.monotonic() + self.policy.stop_s
+        while self._active and time.monotonic() < deadline:
+            time.sleep(POLL_S / 4)
+        self._drop_all()
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(self.policy.stop_s)
+        try:
+            self.store.workers.remove(self._id, lost=False)
+        except AudienceError as error:  # others will notice
+            log.warning("action=worker_left_without_saying worker=%s reason=%s", self._id, error)
+        log.info("action=worker_stopped worker=%s", self._id)
+
+    # jobs
+
+    def receive(self, job_id: int) -> None:
+        """Carries out a job that a message told of, unless it is somebody's already, or no more: a message may come
+        late or twice. What cannot be claimed now is sent again."""
+        try:
+            job = self.store.jobs.claim(job_id, self._id, self._backoff.runs(time.monotonic()))
+        except AudienceError as error:
+            log.warning("action=claim_failed job=%s reason=%s", job_id, error)
+            return
+        if job is None:
+            log.info("action=message_in_vain job=%s", job_id)
+            return
+        self.handle(job)
 
     def handle(self, job: Record) -> None:
-        """Afterwards there may be another one to take."""
-        super().handle(job)
-        with self._changed:
-            self._changed.notify_all()
-
-    def _keep_working(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                job = self._take()
-                if job is not None:
-                    self.handle(job)
-                    continue
-            except AudienceError as error:
-                log.warning("action=take_failed worker=%s reason=%s", self._id, error)
-                self._stopping.wait(LOOK_AGAIN_S)
-            except Exception:
-                log.exception("action=worker_thread_crashed worker=%s", self._id)
-            with self._changed:
-                self._changed.wait(POLL_S)
-
-    def _take(self) -> Record | None:
-        """The next job. One thread looks at a time; when it finds one, the others look too."""
-        if not self._looking.acquire(blocking=False):
-            return None
+        """Carries out a job that was taken, and ends it one way or another."""
+        control = JobControl()
+        self._active[job["id"]] = control
         try:
-            ripe = self._delays.ripe(self.store.jobs.delayed(), time.monotonic())
-            served = None if self.run_id else self.served
-            without = self._detours.runs(time.monotonic())
-            job = self.store.jobs.take(self._id, ripe, self.run_id, served, without)
+            self._attempt(job, control)
+        except (JobCancelled, KeyboardInterrupt):  # polars raises the latter in whatever thread is in it on Ctrl-C
+            self._end(job, self.store.jobs.give_back, job["worker"], [job["id"]])
+        except Elsewhere as error:
+            self._leave_to_others(job, str(error))
+        except Transient as error:
+            self._try_later(job, str(error))
+        except AudienceError as error:
+            self._fail(job, str(error))
+        except BaseException as error:
+            log.exception("action=job_crashed kind=%s task_id=%s", job["kind"], job["task_id"])
+            self._fail(job, f"unexpected {type(error).__name__} in the step {job['kind']}: {error}")
         finally:
-            self._looking.release()
-        if job is not None:
-            with self._changed:
-                self._changed.notify_all()
-        return job
+            if self._active.get(job["id"]) is control:
+                del self._active[job["id"]]
+
+    def _attempt(self, job: Record, control: JobControl) -> None:
+        if job["losses"] >= self.policy.losses and job["kind"] not in FOR_EVER:
+            raise Conflict(f"{job['losses']} workers vanished while they worked on it: look for what kills them")
+        self.steps.carry_out(job, control)
+
+    def _try_later(self, job: Record, reason: str) -> None:
+        if job["failures"] >= self.policy.retries and job["kind"] not in FOR_EVER:
+            self._fail(job, f"given up after {job['failures'] + 1} attempts: {reason}")
+            return
+        delay_s = self.policy.delay_s(job["failures"])
+        log.warning("action=job_delayed kind=%s task_id=%s reason=%s", job["kind"], job["task_id"], reason)
+        self._end(job, self.store.jobs.put_back, job, delay_s, reason)
+
+    def _leave_to_others(self, job: Record, reason: str) -> None:
+        """No failure of the job: this worker does not take any of that run for a while."""
+        if self._backoff.leave(job["run_id"], time.monotonic()):
+            log.warning("action=run_left_to_others run_id=%s worker=%s reason=%s", job["run_id"], self._id, reason)
+        self._end(job, self.store.jobs.leave, job, reason)
+
+    def _fail(self, job: Record, reason: str) -> None:
+        if job["kind"] in FOR_EVER:
+            self._end(job, self.store.jobs.put_back, job, LONGEST_DELAY_S, reason)
+            return
+        self._end(job, self.steps.fail, job, reason)
+
+    def _end(self, job: Record, how: Callable[..., None], *arguments: Any) -> None:
+        """Writes down how a job ended, as soon as our records can be reached; not when it was taken away."""
+        failures = 0
+        while True:
+            try:
+                how(*arguments)
+            except Transient as error:
+                log.warning("action=end_delayed job=%s reason=%s", job["id"], error)
+                if self._ended.wait(self.policy.delay_s(failures)):
+                    return
+                failures += 1
+            except Conflict:
+                log.info("action=job_taken_away job=%s kind=%s", job["id"], job["kind"])
+                return
+            else:
+                return
+
+    # being alive
+
+    def _keep_alive(self) -> None:
+        monitor = LeaseMonitor(self.policy.lease_s, self._beat_s)
+        while not self._ended.wait(self._beat_s):
+            try:
+                self._beat()
+                others = {worker: beat for worker, beat in self.store.workers.beats().items() if worker != self._id}
+                give_up_lost(self.store, monitor, others, time.monotonic())
+            except AudienceError as error:
+                log.warning("action=beat_failed worker=%s reason=%s", self._id, error)
+            except Exception:
+                log.exception("action=beat_crashed worker=%s", self._id)
+
+    def _beat(self) -> None:
+        """Tells the others of this worker, and hears which jobs are no more its own."""
+        active = dict(self._active)
+        mine = self.store.workers.beat(self._id, {job: control.n_read for job, control in active.items()})
+        if mine is None:
+            log.warning("action=worker_was_given_up worker=%s", self._id)
+            self._drop_all()
+            self._id = self._add()
+            return
+        for job, control in active.items():
+            if job not in mine:
+                control.stop.set()
+        self._give_back_idle(mine - set(active))
+
+    def _give_back_idle(self, idle: set[int]) -> None:
+        """Jobs that were taken, but that no thread has worked on for a beat: whatever went wrong, others may try."""
+        if stuck := idle & self._idle:
+            log.error("action=jobs_given_back worker=%s jobs=%s", self._id, sorted(stuck))
+            self.store.jobs.give_back(self._id, stuck)
+        self._idle = idle
+
+    def _drop_all(self) -> None:
+        for control in list(self._active.values()):
+            control.stop.set()

@@ -26,7 +26,7 @@ FAMILIES = {
 PORTS = {"mysql": 3306, "postgresql": 5432}
 BUSY_TIMEOUT_S = 30
 CONNECT_TIMEOUT_S = 10
-SILENCE_S = 60
+READ_TIMEOUT_S = 60
 """After which a server that says nothing is given up."""
 IDLE_S = 30
 """After which a server ends a connection that holds the turn and does nothing: its process is asleep."""
@@ -54,9 +54,9 @@ SAID_ON_CONNECTING = {
 """PostgreSQL's SQLSTATE of a connection that was refused is only in its text."""
 
 
-def open_engine(url: str, silence_s: int = SILENCE_S) -> sa.Engine:
-    """Nothing is connected yet. `silence_s`: how long one statement may take. Raises BadInput without the URL, which
-    may hold a password."""
+def open_engine(url: str, read_timeout_s: int = READ_TIMEOUT_S) -> sa.Engine:
+    """Nothing is connected yet. `read_timeout_s`: how long one statement may take. Raises BadInput without the URL,
+    which may hold a password."""
     parsed = _parsed(url)
     family = FAMILIES[parsed.get_backend_name()]
     if family == "sqlite":
@@ -64,7 +64,7 @@ def open_engine(url: str, silence_s: int = SILENCE_S) -> sa.Engine:
     if not parsed.host or not parsed.database:
         raise BadInput(f"AUDIENCE_STORE_URL names no host or no database; it looks like {EXAMPLES}")
     try:
-        return _mysql(parsed, silence_s) if family == "mysql" else _postgresql(parsed)
+        return _mysql(parsed, read_timeout_s) if family == "mysql" else _postgresql(parsed)
     except ModuleNotFoundError as error:
         extra = "mysql" if family == "mysql" else "postgres"
         raise BadInput(f"records in {family} need a driver ({error.name}): pip install 'audience[{extra}]'") from None
@@ -103,7 +103,7 @@ def _sqlite(url: sa.URL) -> sa.Engine:
     return engine
 
 
-def _mysql(url: sa.URL, silence_s: int) -> sa.Engine:
+def _mysql(url: sa.URL, read_timeout_s: int) -> sa.Engine:
     options = _checked_options(url, ("ssl", "ssl_ca"))
     encrypted = options.get("ssl_ca") or options.get("ssl", "false").lower() in ("1", "true", "yes")
     session = {
@@ -114,8 +114,8 @@ def _mysql(url: sa.URL, silence_s: int) -> sa.Engine:
     arguments = {
         "charset": "utf8mb4",
         "connect_timeout": CONNECT_TIMEOUT_S,
-        "read_timeout": silence_s,
-        "write_timeout": silence_s,
+        "read_timeout": read_timeout_s,
+        "write_timeout": read_timeout_s,
         "init_command": "SET SESSION " + ", ".join(f"{name} = {value}" for name, value in session.items()),
         **({"ssl": {"ca": options.get("ssl_ca")}} if encrypted else {"ssl_disabled": True}),
     }
@@ -141,7 +141,7 @@ def _postgresql(url: sa.URL) -> sa.Engine:
         "client_encoding": "utf8",
         "connect_timeout": CONNECT_TIMEOUT_S,
         "keepalives_idle": CONNECT_TIMEOUT_S,
-        "tcp_user_timeout": 1000 * SILENCE_S,
+        "tcp_user_timeout": 1000 * READ_TIMEOUT_S,
         "options": " ".join(f"-c {name}={value}" for name, value in session.items()),
         **options,
     }

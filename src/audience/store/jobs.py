@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from audience.errors import Conflict
 from audience.store import schema
 from audience.store.database import Database, Record, rows_of, total
-from audience.store.queues import Share, share_of, within
+from audience.store.queues import Lane, lane_of, within
 from audience.store.states import JOB_MOVES, OPEN_JOB, sources_of
 
 LEFT_S = 2.0
@@ -21,7 +21,7 @@ class Sent:
     """A job that waits, and of which `times` messages were sent since it was last taken; `attempts` as in the job."""
 
     job: int
-    share: Share
+    lane: Lane
     attempts: int
     times: int
 
@@ -43,14 +43,14 @@ class Jobs:
     def take(
         self,
         worker: str,
-        ripe: Collection[int] = (),
+        due: Collection[int] = (),
         run_id: str | None = None,
-        served: Sequence[Share] | None = None,
+        lanes: Sequence[Lane] | None = None,
         without: Collection[str] = (),
     ) -> Record | None:
-        """The next job, for this worker; of this run, and of what is served only, if that is given; of no run in
-        `without`. `ripe` have waited long enough. None when there is none."""
-        query = _next(ripe, run_id, served, without)
+        """The next job, for this worker; of this run, and of these lanes only, if any are given; of no run in
+        `without`. `due` have waited long enough. None when there is none."""
+        query = _next(due, run_id, lanes, without)
         with self.database.reading() as connection:
             if connection.execute(query).first() is None:
                 return None
@@ -83,20 +83,20 @@ class Jobs:
         query = sa.select(*columns).join(run, run.c.id == job.c.run_id).where(job.c.state == "waiting", job.c.sent > 0)
         with self.database.reading() as connection:
             rows = connection.execute(query).all()
-        return [Sent(job_id, share_of(queue, kind), attempts, n) for job_id, queue, kind, attempts, n in rows]
+        return [Sent(job_id, lane_of(queue, kind), attempts, n) for job_id, queue, kind, attempts, n in rows]
 
-    def send_next(self, share: Share, ripe: Collection[int], most: int) -> Sent | None:
+    def send_next(self, lane: Lane, due: Collection[int], most: int) -> Sent | None:
         """The next job of which a message is now to be sent, in the order in which jobs are taken; it counts as sent.
         None when there is none, or when messages of as many jobs as there may be are under way."""
-        query = _next(ripe, served=[share], only=schema.job.c.sent == 0)
+        query = _next(due, lanes=[lane], only=schema.job.c.sent == 0)
         with self.database.reading() as connection:
-            if connection.execute(query).first() is None or _n_sent(connection, share) >= most:
+            if connection.execute(query).first() is None or _n_sent(connection, lane) >= most:
                 return None
         with self.database.writing() as connection:
             found = rows_of(connection, query)
-            if not found or _n_sent(connection, share) >= most:
+            if not found or _n_sent(connection, lane) >= most:
                 return None
-            present = Sent(found[0]["id"], share, found[0]["attempts"], 0)
+            present = Sent(found[0]["id"], lane, found[0]["attempts"], 0)
             if not _count_sent(connection, present, 1):
                 return None
             _serve(connection, found[0]["run_id"])
@@ -183,20 +183,20 @@ def add_jobs(
 
 
 def _next(
-    ripe: Collection[int],
+    due: Collection[int],
     run_id: str | None = None,
-    served: Sequence[Share] | None = None,
+    lanes: Sequence[Lane] | None = None,
     without: Collection[str] = (),
     only: sa.ColumnElement[bool] | None = None,
 ) -> sa.Select[Any]:
     """Urgent jobs first, then those of the run with the highest priority that was served least recently."""
     job, run = schema.job, schema.run
-    ready = (job.c.delay_s == 0) | job.c.id.in_(ripe)
+    ready = (job.c.delay_s == 0) | job.c.id.in_(due)
     query = sa.select(job.c.id).join(run, run.c.id == job.c.run_id).where(job.c.state == "waiting", ready)
     if run_id is not None:
         query = query.where(job.c.run_id == run_id)
-    if served is not None:
-        query = query.where(within(served))
+    if lanes is not None:
+        query = query.where(within(lanes))
     if without:
         query = query.where(job.c.run_id.not_in(without))
     if only is not None:
@@ -214,11 +214,11 @@ def _claim(connection: sa.Connection, job_id: int, worker: str) -> bool:
     return connection.execute(guarded.values({**values, "sent": 0})).rowcount == 1
 
 
-def _n_sent(connection: sa.Connection, share: Share) -> int:
+def _n_sent(connection: sa.Connection, lane: Lane) -> int:
     """Jobs that wait, and of which a message is under way."""
     job, run = schema.job, schema.run
     query = sa.select(sa.func.count()).select_from(job).join(run, run.c.id == job.c.run_id)
-    query = query.where(job.c.state == "waiting", job.c.sent > 0, within([share]))
+    query = query.where(job.c.state == "waiting", job.c.sent > 0, within([lane]))
     return int(connection.execute(query).scalar() or 0)
 
 

@@ -45,7 +45,7 @@ def ensure_current(engine: sa.Engine) -> None:
     """Makes a new store. Refuses one of another version: migrating is its owner's decision."""
     present = revision_of(engine)
     if present is not None and present < LATEST:
-        present = _settled_revision(engine)
+        present = _revision_after_migrations(engine)
     if present is None:
         migrate(engine)
     elif present != LATEST:
@@ -53,7 +53,7 @@ def ensure_current(engine: sa.Engine) -> None:
         raise Conflict(f"the records are of an older version ({present}, now {LATEST}): run `audience migrate`")
 
 
-def _settled_revision(engine: sa.Engine) -> str | None:
+def _revision_after_migrations(engine: sa.Engine) -> str | None:
     """After whoever migrates the store at this moment."""
     with migrating(engine) as connection:
         return _revision(connection)

@@ -17,7 +17,7 @@ LONGEST = 400
 
 
 @dataclass(frozen=True, order=True)
-class Share:
+class Lane:
     """One kind of work of one queue."""
 
     queue: str
@@ -27,9 +27,9 @@ class Share:
         return f"{self.queue}.{self.work}"
 
 
-def share_of(queue: str, kind: str) -> Share:
+def lane_of(queue: str, kind: str) -> Lane:
     """Where a job of this kind belongs."""
-    return Share(queue, "label" if kind == "partition" else "manage")
+    return Lane(queue, "label" if kind == "partition" else "manage")
 
 
 def check_queue(name: str) -> str:
@@ -38,29 +38,29 @@ def check_queue(name: str) -> str:
     return name
 
 
-def shares(names: Iterable[str]) -> tuple[Share, ...]:
+def parse_lanes(names: Iterable[str]) -> tuple[Lane, ...]:
     """What is served by one that was told `NAME` (both kinds of work), `NAME.label` or `NAME.manage`."""
-    found: set[Share] = set()
+    found: set[Lane] = set()
     for name in names:
         queue, dot, work = name.partition(".")
         if dot and work not in WORKS:
             raise BadInput(f"{name!r} names no queue to serve: write {queue}, {queue}.label or {queue}.manage")
-        found |= {Share(check_queue(queue), each) for each in ([work] if dot else WORKS)}
+        found |= {Lane(check_queue(queue), each) for each in ([work] if dot else WORKS)}
     if len(text_of(found)) > LONGEST:
         raise BadInput(f"{len(found)} queues are too many for one worker: {LONGEST} characters in all")
     return tuple(sorted(found))
 
 
-def text_of(served: Iterable[Share]) -> str:
-    """Short: a queue of which everything is served is its name alone; `shares` reads it back."""
+def text_of(lanes: Iterable[Lane]) -> str:
+    """Short: a queue of which both kinds of work are served is its name alone; `parse_lanes` reads it back."""
     by_queue: dict[str, list[str]] = {}
-    for share in sorted(served):
-        by_queue.setdefault(share.queue, []).append(str(share))
+    for lane in sorted(lanes):
+        by_queue.setdefault(lane.queue, []).append(str(lane))
     return ",".join(queue if len(each) == len(WORKS) else each[0] for queue, each in by_queue.items())
 
 
-def within(served: Sequence[Share]) -> sa.ColumnElement[bool]:
-    """Of a job joined with its run: whether it belongs to what is served."""
+def within(lanes: Sequence[Lane]) -> sa.ColumnElement[bool]:
+    """Of a job joined with its run: whether it belongs to one of these lanes."""
     labels = schema.job.c.kind == "partition"
-    parts = [(schema.run.c.queue == s.queue) & (labels if s.work == "label" else ~labels) for s in served]
+    parts = [(schema.run.c.queue == s.queue) & (labels if s.work == "label" else ~labels) for s in lanes]
     return sa.or_(sa.false(), *parts)

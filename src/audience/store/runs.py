@@ -245,7 +245,7 @@ def stop_clock(connection: sa.Connection, task_id: str) -> None:
         connection.execute(sa.update(schema.task).where(c.id == task_id).values(values))
 
 
-def settle(connection: sa.Connection, run_id: str, actor: str) -> None:
+def sync_run_state(connection: sa.Connection, run_id: str, actor: str) -> None:
     """Brings the state of a run in line with those of its tasks."""
     tasks = rows_of(connection, _tasks_of(run_id))
     state = state_of_run([task["state"] for task in tasks])

@@ -11,7 +11,7 @@ from audience.errors import Conflict, NotFound
 from audience.store import schema
 from audience.store.database import Database, Record, now, rows_of
 from audience.store.jobs import add_jobs
-from audience.store.runs import move, settle, stop_clock
+from audience.store.runs import move, stop_clock, sync_run_state
 from audience.store.states import OPEN_JOB
 
 WORKER = "worker"
@@ -38,7 +38,7 @@ class Tasks:
             task = _task(connection, task_id)
             if task["state"] == "planned":
                 move(connection, schema.task, task_id, "running", WORKER)
-                settle(connection, task["run_id"], WORKER)
+                sync_run_state(connection, task["run_id"], WORKER)
 
     def partition(self, task_id: str, number: int) -> Record:
         c = schema.partition.c
@@ -130,14 +130,14 @@ def reported(connection: sa.Connection, task_id: str, report: Record, *, product
         move(connection, schema.task, task_id, "producing" if production else "done", WORKER)
         if production:
             add_jobs(connection, task["run_id"], "produce", task_id=task_id, fence=task["fence"], delay_s=delay_s)
-        settle(connection, task["run_id"], WORKER)
+        sync_run_state(connection, task["run_id"], WORKER)
 
 
 def produced(connection: sa.Connection, task_id: str, report: Record, after: str | None) -> None:
     """Production is made; the task is done, or in the state it was in before production was asked for again."""
     save_report(connection, task_id, report)
     move(connection, schema.task, task_id, after or "done", WORKER, keep_error=after != "done")
-    settle(connection, _task(connection, task_id)["run_id"], WORKER)
+    sync_run_state(connection, _task(connection, task_id)["run_id"], WORKER)
 
 
 def aborted(connection: sa.Connection, run_id: str, reports: Mapping[str, Record]) -> None:
@@ -148,7 +148,7 @@ def aborted(connection: sa.Connection, run_id: str, reports: Mapping[str, Record
         if task_id in reports:
             save_report(connection, task_id, reports[task_id])
         move(connection, schema.task, task_id, "aborted", WORKER)
-    settle(connection, run_id, WORKER)
+    sync_run_state(connection, run_id, WORKER)
 
 
 def failed(connection: sa.Connection, job: Record, reason: str) -> None:
@@ -177,7 +177,7 @@ def _fail(connection: sa.Connection, task: Record, reason: str, state: str) -> N
     waiting = sa.update(job).where(job.c.task_id == task["id"], job.c.state == "waiting")
     connection.execute(waiting.values(state="cancelled"))
     move(connection, schema.task, task["id"], state, WORKER, reason)
-    settle(connection, task["run_id"], WORKER)
+    sync_run_state(connection, task["run_id"], WORKER)
 
 
 def save_report(connection: sa.Connection, task_id: str, report: Record) -> None:

@@ -196,8 +196,8 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Settlement:
-    """How production is settled: `conflicts` maps a panel to its conflict group; `by_author`: one row per
+class ConflictRules:
+    """How contradicting labels are resolved: `conflicts` maps a panel to its conflict group; `by_author`: one row per
     (author, panel), else per (id, panel)."""
 
     conflicts: dict[str, str]
@@ -253,7 +253,7 @@ class Target(Protocol):
     def fetch(self, task: str, keys: Sequence[tuple[str, int, int]]) -> list[dict[str, Any]]:
         """The result rows with these (group, partition, n), in that order."""
 
-    def produce(self, task: str, group: str, fence: int, settlement: Settlement) -> tuple[int, int]:
+    def produce(self, task: str, group: str, fence: int, rules: ConflictRules) -> tuple[int, int]:
         """Replaces the task's production rows of one group at once; (rows, distinct subjects). Twice: the same.
         Raises Conflict unless the fence is the present one, and when the task was deleted."""
 

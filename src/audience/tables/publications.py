@@ -71,12 +71,12 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Edition:
-    """What is published: `version`, and `former`, which can be brought back; 0 where there is none. `indexes` are
+class PublishedVersions:
+    """What is published: `version`, and `previous`, which can be brought back; 0 where there is none. `indexes` are
     those that have ever had rows."""
 
     version: int = 0
-    former: int = 0
+    previous: int = 0
     indexes: tuple[str, ...] = ()
 
 
@@ -88,10 +88,10 @@ class Publisher(Protocol):
     the middle of its work. A process may die anywhere: the next attempt begins anew, or finds it done. Readers see a
     whole version, the old one or the new one."""
 
-    def edition(self) -> Edition:
+    def versions(self) -> PublishedVersions:
         """What is published now. Creates nothing."""
 
-    def begin(self, publishing: Publishing, indexes: Sequence[str]) -> Edition:
+    def begin(self, publishing: Publishing, indexes: Sequence[str]) -> PublishedVersions:
         """Admits this attempt, refuses older ones from now on, and removes what they left. Tables of somebody else, or
         of another publication, with the names of these indexes: Conflict."""
 
@@ -123,6 +123,6 @@ def overtaken() -> Conflict:
     return Conflict("the publication was taken over or deleted meanwhile; nothing more is written")
 
 
-def never_published(former: int) -> Conflict:
-    known = f"only version {former} can be brought back" if former else "there is none before the present one"
+def never_published(previous: int) -> Conflict:
+    known = f"only version {previous} can be brought back" if previous else "there is none before the present one"
     return Conflict(f"that version cannot be brought back: {known}")

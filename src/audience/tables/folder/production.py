@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from audience.tables.base import PRODUCTION_COLUMNS, RESULT_SCHEMA, Settlement
+from audience.tables.base import PRODUCTION_COLUMNS, RESULT_SCHEMA, ConflictRules
 
 NEWEST = ("create_time", "id", "partition", "n")
 
@@ -20,15 +20,15 @@ class Settled:
     n_subjects: int
 
 
-def settled(parts: Sequence[Path], group: str, settlement: Settlement) -> Settled:
+def resolved(parts: Sequence[Path], group: str, rules: ConflictRules) -> Settled:
     """Two passes: which rows stand for their pairs, by narrow columns only; then those rows."""
-    subject = "source_author" if settlement.by_author else "id"
+    subject = "source_author" if rules.by_author else "id"
     results = _scan(parts).filter(pl.col("group") == group)
     keys = list(dict.fromkeys([subject, "panel", *NEWEST]))
     narrow = results.select(keys).filter(pl.col(subject).is_not_null(), pl.col("panel").is_not_null())
     pairs = [subject, "panel"]
     newest = narrow.sort(NEWEST, descending=True, nulls_last=True).unique(pairs, keep="first", maintain_order=True)
-    kept = newest.join(_kept(narrow, subject, settlement), on=pairs)
+    kept = newest.join(_kept(narrow, subject, rules), on=pairs)
     winners = kept.select(subject, "partition", "n", "posts").collect()
     rows = results.join(winners.lazy().drop(subject), on=["partition", "n"]).sort("create_time", *pairs)
     return Settled(rows.select(PRODUCTION_COLUMNS), len(winners), winners[subject].n_unique())
@@ -42,15 +42,15 @@ def _scan(parts: Sequence[Path]) -> pl.LazyFrame:
     return nothing.lazy()
 
 
-def _kept(rows: pl.LazyFrame, subject: str, settlement: Settlement) -> pl.LazyFrame:
+def _kept(rows: pl.LazyFrame, subject: str, rules: ConflictRules) -> pl.LazyFrame:
     """(subject, panel) with its count of distinct rows; inside a conflict group only the strict majority."""
     posts = pl.col("id").drop_nulls().n_unique().cast(pl.Int64).alias("posts")
     if subject == "id":
         posts = pl.lit(1, pl.Int64).alias("posts")
     counted = rows.group_by(subject, "panel").agg(posts)
-    if not settlement.conflicts:
+    if not rules.conflicts:
         return counted
-    conflict = pl.col("panel").replace_strict(settlement.conflicts, default=None, return_dtype=pl.String)
+    conflict = pl.col("panel").replace_strict(rules.conflicts, default=None, return_dtype=pl.String)
     judged = counted.with_columns(conflict=conflict).with_columns(
         all_posts=pl.col("posts").sum().over(subject, "conflict")
     )

@@ -26,7 +26,7 @@ from audience.tables.publications import (
     PUBLISHED_SCHEMA,
     STAGED_SCHEMA,
     Change,
-    Edition,
+    PublishedVersions,
     Publishing,
     never_published,
     overtaken,
@@ -55,16 +55,20 @@ class FolderPublisher:
         self.folder = folder / "published" / name
         self.publication = publication
 
-    def edition(self) -> Edition:
+    def versions(self) -> PublishedVersions:
         pointer = self._pointer()
         mine = pointer is not None and pointer.publication == self.publication and pointer.state == "open"
-        return Edition(pointer.version, pointer.former, pointer.indexes) if pointer and mine else Edition()
+        return (
+            PublishedVersions(pointer.version, pointer.former, pointer.indexes)
+            if pointer and mine
+            else PublishedVersions()
+        )
 
-    def begin(self, publishing: Publishing, indexes: Sequence[str]) -> Edition:
+    def begin(self, publishing: Publishing, indexes: Sequence[str]) -> PublishedVersions:
         with mapped_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         pointer = self._admit(publishing.fence)
-        return Edition(pointer.version, pointer.former, pointer.indexes)
+        return PublishedVersions(pointer.version, pointer.former, pointer.indexes)
 
     def merge(self, publishing: Publishing, index: str, rows: Iterable[pa.RecordBatch]) -> list[Change]:
         aside = self._aside(publishing.fence)
@@ -118,7 +122,7 @@ class FolderPublisher:
         removed(self._aside(fence))
 
     def published(self, index: str) -> Iterator[pa.RecordBatch]:
-        file = self._file(self.edition().version, index)
+        file = self._file(self.versions().version, index)
         if file.exists():
             yield from batches_of(file, PUBLISHED_SCHEMA, PUBLISHED_SCHEMA.names)
 

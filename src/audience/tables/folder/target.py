@@ -24,11 +24,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from audience.errors import BadInput, Conflict, NotFound
-from audience.tables.base import PRODUCTION_COLUMNS, RESULT_SCHEMA, Mark, Settlement, Statistics
+from audience.tables.base import PRODUCTION_COLUMNS, RESULT_SCHEMA, ConflictRules, Mark, Statistics
 from audience.tables.batches import rebatched
 from audience.tables.folder.fence import present_fence, published, raise_fence, remove, writing_folder
 from audience.tables.folder.parquet import batches_of, mapped_errors, metadata_of, temporary_name, to_disk
-from audience.tables.folder.production import settled
+from audience.tables.folder.production import resolved
 from audience.tables.result_rows import STORED, with_time_texts
 
 MARK, STATISTICS, AUTHORS = "audience.mark", "audience.statistics", "audience.authors"
@@ -126,7 +126,7 @@ class FolderTarget:
                 found |= {(row["group"], partition, row["n"]): row for row in rows}
         return [dict(found[key]) for key in map(tuple, keys) if key in found]
 
-    def produce(self, task: str, group: str, fence: int, settlement: Settlement) -> tuple[int, int]:
+    def produce(self, task: str, group: str, fence: int, rules: ConflictRules) -> tuple[int, int]:
         final = self._production_file(task, group)
         if final.exists():
             _check_is_ours(final)
@@ -134,11 +134,11 @@ class FolderTarget:
         with temporary_name(unfinished) as temporary, mapped_errors(final):
             temporary.touch()
             self._check_fence(task, fence)  # not before the file is there: see folder_fence
-            settled_rows = settled(self._parts(task), group, settlement)
-            settled_rows.frame.sink_parquet(temporary, compression="zstd", metadata=PRODUCTION_MARK)
+            production = resolved(self._parts(task), group, rules)
+            production.frame.sink_parquet(temporary, compression="zstd", metadata=PRODUCTION_MARK)
             to_disk(temporary)
             temporary.replace(final)
-        return settled_rows.n_rows, settled_rows.n_subjects
+        return production.n_rows, production.n_subjects
 
     def production(self, task: str, group: str) -> Iterator[pa.RecordBatch]:
         path = self._production_file(task, group)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from audience.tables.base import PRODUCTION_COLUMNS, Settlement
+from audience.tables.base import PRODUCTION_COLUMNS, ConflictRules
 from audience.tables.mysql.schema import production_table, results_table
 from audience.tables.mysql.server import quoted
 
@@ -62,9 +62,9 @@ def make_tables(cursor: Any) -> None:
         cursor.execute(f"CREATE TEMPORARY TABLE {declared} ENGINE = InnoDB DEFAULT CHARSET utf8mb4 COLLATE utf8mb4_bin")
 
 
-def settle(cursor: Any, task: str, group: str, settlement: Settlement) -> tuple[int, int]:
+def resolve_conflicts(cursor: Any, task: str, group: str, rules: ConflictRules) -> tuple[int, int]:
     """Makes the production rows of a task; (rows, distinct subjects). `make_tables` came before."""
-    subject = "source_author" if settlement.by_author else "id"
+    subject = "source_author" if rules.by_author else "id"
     columns = [quoted(name) for name in PRODUCTION_COLUMNS if name != "posts"]
     names = {
         "production": quoted(production_table(group)),
@@ -76,8 +76,8 @@ def settle(cursor: Any, task: str, group: str, settlement: Settlement) -> tuple[
         "all_rows": ALL_ROWS,
         **{f"{key}_key": _key(column) for key, column in (("subject", subject), ("panel", "panel"), ("id", "id"))},
     }
-    if settlement.conflicts:
-        cursor.executemany(CONFLICT.format(key=_key("%s")), list(settlement.conflicts.items()))
+    if rules.conflicts:
+        cursor.executemany(CONFLICT.format(key=_key("%s")), list(rules.conflicts.items()))
     for step in STEPS:
         n_rows = cursor.execute(step.format(**names), {"task": task})
     cursor.execute("SELECT COUNT(DISTINCT subject) FROM kept")

@@ -27,7 +27,7 @@ from audience.tables.mysql.server import MysqlServer, plain_values, quoted
 from audience.tables.publications import (
     PUBLISHED_SCHEMA,
     Change,
-    Edition,
+    PublishedVersions,
     Publishing,
     never_published,
     overtaken,
@@ -37,10 +37,10 @@ from audience.tables.sql.publications import (
     PUBLICATIONS,
     as_json,
     following,
-    former,
     from_json,
     incoming,
     present,
+    previous,
     taken,
 )
 
@@ -49,7 +49,7 @@ DECLARED = (
     "publication VARCHAR(100) NOT NULL PRIMARY KEY, name LONGTEXT NOT NULL, fence BIGINT NOT NULL, "
     "state VARCHAR(10) NOT NULL, begun LONGTEXT NOT NULL"
 )
-EDITION = "version BIGINT NOT NULL PRIMARY KEY, former BIGINT NOT NULL, indexes LONGTEXT NOT NULL"
+VERSIONS = "version BIGINT NOT NULL PRIMARY KEY, former BIGINT NOT NULL, indexes LONGTEXT NOT NULL"
 FIRST = f"INSERT IGNORE INTO {PUBLICATIONS} VALUES (%s, %s, 0, 'open', '[]')"
 LOCK = f"SELECT publication, name, fence, state, begun FROM {PUBLICATIONS} ORDER BY publication FOR UPDATE"
 ADMIT = f"UPDATE {PUBLICATIONS} SET fence = %s, begun = %s, state = %s WHERE publication = %s"
@@ -77,22 +77,22 @@ class MysqlPublisher:
         if not self.server.database:
             raise BadInput("the URL of a target names a database, as in mysql://user@host:3306/schema")
 
-    def edition(self) -> Edition:
+    def versions(self) -> PublishedVersions:
         try:
             with self.server.writing() as connection, connection.cursor() as cursor:
-                return self._edition(cursor)
+                return self._versions(cursor)
         except NotFound:  # the database is gone
-            return Edition()
+            return PublishedVersions()
 
-    def _edition(self, cursor: Any) -> Edition:
+    def _versions(self, cursor: Any) -> PublishedVersions:
         found = _rows(cursor, f"SELECT version, former, indexes FROM {quoted(self.pointer)}")
-        return Edition(found[0][0], found[0][1], from_json(found[0][2])) if found else Edition()
+        return PublishedVersions(found[0][0], found[0][1], from_json(found[0][2])) if found else PublishedVersions()
 
-    def begin(self, publishing: Publishing, indexes: Sequence[str]) -> Edition:
-        is_published = self.edition().version == publishing.version
+    def begin(self, publishing: Publishing, indexes: Sequence[str]) -> PublishedVersions:
+        is_published = self.versions().version == publishing.version
         return self._admit(publishing.fence, () if is_published else indexes)
 
-    def _admit(self, fence: int, indexes: Sequence[str] = (), state: str = "open") -> Edition:
+    def _admit(self, fence: int, indexes: Sequence[str] = (), state: str = "open") -> PublishedVersions:
         """Refuses older fences from now on, then removes what they left aside; only then it is sure what is
         published."""
         with self.server.writing() as connection, connection.cursor() as cursor:
@@ -108,7 +108,7 @@ class MysqlPublisher:
             cursor.execute(ADMIT, (fence, as_json(indexes), state, self.publication))
         with self.server.writing() as connection, connection.cursor() as cursor:
             self._remove_aside(cursor)
-            return self._edition(cursor)
+            return self._versions(cursor)
 
     def _refuse_foreign(self, cursor: Any, fence: int, others: dict[str, list[Any]], indexes: Sequence[str]) -> None:
         for name, _, state, begun in others.values():
@@ -116,7 +116,7 @@ class MysqlPublisher:
             if twice := [index for index in indexes if index.lower() in theirs]:
                 raise taken(twice[0], name)
         for index in indexes:
-            for table in (present(index), former(index), *_aside(index, fence)):
+            for table in (present(index), previous(index), *_aside(index, fence)):
                 comment = comment_of(cursor, table)
                 if comment is not None and comment != self.comment:
                     owner = others.get(comment.removeprefix(COMMENT))
@@ -144,29 +144,29 @@ class MysqlPublisher:
     def swap(self, publishing: Publishing) -> None:
         fence = publishing.fence
         with self._step(fence) as cursor:
-            edition = self._edition(cursor)
-            if edition.version == publishing.version:
+            versions = self._versions(cursor)
+            if versions.version == publishing.version:
                 return
             begun = self._begun(cursor)
             moves = [
                 move
                 for index in begun
                 for move in (
-                    (former(index), f"{former(index)}{fence}"),
-                    (present(index), former(index)),
+                    (previous(index), f"{previous(index)}{fence}"),
+                    (present(index), previous(index)),
                     (_aside(index, fence)[1], present(index)),
                 )
             ]
-            indexes = tuple(dict.fromkeys([*edition.indexes, *begun]))
-            self._turn(cursor, fence, Edition(publishing.version, edition.version, indexes), moves)
+            indexes = tuple(dict.fromkeys([*versions.indexes, *begun]))
+            self._turn(cursor, fence, PublishedVersions(publishing.version, versions.version, indexes), moves)
 
-    def _turn(self, cursor: Any, fence: int, edition: Edition, moves: Moves) -> None:
+    def _turn(self, cursor: Any, fence: int, versions: PublishedVersions, moves: Moves) -> None:
         """Renames tables, and with them the one that tells the version."""
         pointer = f"{self.pointer}__next{fence}"
         _drop(cursor, (pointer,))
-        self._create(cursor, fence, {pointer: EDITION})
+        self._create(cursor, fence, {pointer: VERSIONS})
         sql = f"INSERT INTO {quoted(pointer)} VALUES (%s, %s, %s)"
-        cursor.execute(sql, (edition.version, edition.former, as_json(edition.indexes)))
+        cursor.execute(sql, (versions.version, versions.previous, as_json(versions.indexes)))
         moves = [*moves, (self.pointer, f"{self.pointer}__old{fence}"), (pointer, self.pointer)]
         named = [f"{quoted(name)} TO {quoted(to)}" for name, to in _possible(self._tables(cursor), moves)]
         self._check(cursor, fence)  # all is there; who overtakes us from here on takes it away, and the renaming fails
@@ -180,28 +180,28 @@ class MysqlPublisher:
     def roll_back(self, fence: int, version: int) -> None:
         if not self._exists():
             raise never_published(0)
-        edition = self._admit(fence)
-        if edition.version == version:
+        versions = self._admit(fence)
+        if versions.version == version:
             return
-        if edition.former != version:
-            raise never_published(edition.former)
+        if versions.previous != version:
+            raise never_published(versions.previous)
         moves = [
             move
-            for index in edition.indexes
+            for index in versions.indexes
             for move in (
                 (present(index), _aside(index, fence)[1]),
-                (former(index), present(index)),
-                (_aside(index, fence)[1], former(index)),
+                (previous(index), present(index)),
+                (_aside(index, fence)[1], previous(index)),
             )
         ]
         with self._step(fence) as cursor:
-            self._turn(cursor, fence, Edition(version, edition.version, edition.indexes), moves)
+            self._turn(cursor, fence, PublishedVersions(version, versions.version, versions.indexes), moves)
 
     def published(self, index: str) -> Iterator[pa.RecordBatch]:
         """Piece after piece, so that who is slow to read does not keep a version from being published."""
-        edition = self.edition()
+        versions = self.versions()
         last, limit = 0, FIRST_PIECE_ROWS
-        while index in edition.indexes and (rows := self._piece(index, edition.version, last, limit)):
+        while index in versions.indexes and (rows := self._piece(index, versions.version, last, limit)):
             last = rows[-1][0]
             batch = batch_of([row[1:] for row in rows], PUBLISHED_SCHEMA)
             yield batch
@@ -210,10 +210,10 @@ class MysqlPublisher:
     def _piece(self, index: str, version: int, last: int, limit: int) -> Sequence[Sequence[Any]]:
         """Rows of this version, wherever it is now. While a transaction has read the pointer, no table is renamed."""
         with self.server.transaction(conv=plain_values()) as connection, connection.cursor() as cursor:
-            edition = self._edition(cursor)
-            if version not in (edition.version, edition.former):
+            versions = self._versions(cursor)
+            if version not in (versions.version, versions.previous):
                 raise overtaken()
-            table = present(index) if version == edition.version else former(index)
+            table = present(index) if version == versions.version else previous(index)
             sql = f"SELECT place, {COLUMNS} FROM {quoted(table)} WHERE place > %s ORDER BY 1 LIMIT %s"
             return _rows(cursor, sql, (last, limit))
 
@@ -273,8 +273,8 @@ class MysqlPublisher:
 
     def _remove_aside(self, cursor: Any) -> None:
         """What neither is published nor was before; first the pointers, without which nobody can rename anything."""
-        indexes = self._edition(cursor).indexes
-        ours = {self.pointer, *map(present, indexes), *map(former, indexes)}
+        indexes = self._versions(cursor).indexes
+        ours = {self.pointer, *map(present, indexes), *map(previous, indexes)}
         _drop(cursor, sorted(self._tables(cursor) - ours))
 
 

@@ -15,7 +15,7 @@ from audience.errors import BadInput
 from audience.tables.base import Partition, Selection, SourceSpec
 from audience.tables.batches import NOT_A_TIME, fetched, rebatched
 from audience.tables.mysql.server import CONNECT_TIMEOUT_S, MysqlServer, quoted
-from audience.tables.sql.read_timeout import limited_silence
+from audience.tables.sql.read_timeout import read_timeout
 from audience.tables.sql.slices import Bounds, Column
 from audience.tables.sql.source import Index, Rows, ServerSource
 
@@ -250,7 +250,7 @@ class MysqlSource(ServerSource):
     def _asked(self, sql: str) -> list[pa.RecordBatch]:
         import connectorx
 
-        with self.gate, limited_silence(self.server.host, self.server.port, self.spec.read_timeout_s):
+        with self.gate, read_timeout(self.server.host, self.server.port, self.spec.read_timeout_s):
             try:
                 answer = connectorx.read_sql(
                     _url(self.server), sql, return_type="arrow", pre_execution_query=[*self._settings]

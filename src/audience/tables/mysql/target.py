@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 
 from audience.errors import BadInput, Conflict, NotFound
-from audience.tables.base import PRODUCTION_COLUMNS, Mark, Settlement, Statistics
+from audience.tables.base import PRODUCTION_COLUMNS, ConflictRules, Mark, Statistics
 from audience.tables.batches import BATCH_BYTES, rebatched
-from audience.tables.mysql.production import make_tables, settle
+from audience.tables.mysql.production import make_tables, resolve_conflicts
 from audience.tables.mysql.schema import (
     LONGEST_TASK,
     MARKS,
@@ -152,14 +152,14 @@ class MysqlTarget:
                 found += shown_rows(result_batch(STORED, rows, group)) if (rows := cursor.fetchall()) else ()
         return found
 
-    def produce(self, task: str, group: str, fence: int, settlement: Settlement) -> tuple[int, int]:
+    def produce(self, task: str, group: str, fence: int, rules: ConflictRules) -> tuple[int, int]:
         if not self.exists():
             raise Conflict(f"the results are gone: there is no task {task} in {self.url}")
         with self.server.transaction() as connection, connection.cursor() as cursor:
             make_tables(cursor)
             _check_fence(cursor, task, fence, "FOR UPDATE")
             cursor.execute(f"DELETE FROM {quoted(production_table(group))} WHERE task_id = %s", (task,))
-            return settle(cursor, task, group, settlement)
+            return resolve_conflicts(cursor, task, group, rules)
 
     def delete(self, task: str) -> None:
         """The task is barred first and for good. What is deleted then may be deleted in parts: its writers are gone, or

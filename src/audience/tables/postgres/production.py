@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from audience.tables.base import PRODUCTION_COLUMNS, Settlement
+from audience.tables.base import PRODUCTION_COLUMNS, ConflictRules
 from audience.tables.postgres.schema import production_table, results_table
 from audience.tables.postgres.server import quoted
 
@@ -28,16 +28,16 @@ WHERE j.name IS NULL OR 2 * j.posts > j.all_posts
 """
 
 
-def settle(connection: Any, task: str, group: str, settlement: Settlement) -> tuple[int, int]:
+def resolve_conflicts(connection: Any, task: str, group: str, rules: ConflictRules) -> tuple[int, int]:
     """Makes the production rows of a task; (rows, distinct subjects)."""
-    subject = "source_author" if settlement.by_author else "id"
+    subject = "source_author" if rules.by_author else "id"
     table = quoted(production_table(group))
     columns = ", ".join(f"r.{quoted(name)}" for name in PRODUCTION_COLUMNS if name != "posts")
     names = {"production": table, "results": quoted(results_table(group)), "subject": subject}
     for setting in PLANNING:
         connection.execute(setting)
     sql = SETTLE.format(columns=columns, **names).replace(f"({columns}", f"({columns.replace('r.', '')}")
-    panels = {"panels": list(settlement.conflicts), "names": list(settlement.conflicts.values())}
+    panels = {"panels": list(rules.conflicts), "names": list(rules.conflicts.values())}
     connection.execute(sql, {"task": task, **panels})
     counted = f"SELECT count(*), count(DISTINCT {subject}) FROM {table} WHERE task_id = %s"
     n_rows, n_subjects = connection.execute(counted, (task,)).fetchone()

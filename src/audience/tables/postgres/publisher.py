@@ -25,7 +25,7 @@ from audience.tables.publications import (
     PUBLISHED_SCHEMA,
     STAGED_SCHEMA,
     Change,
-    Edition,
+    PublishedVersions,
     Publishing,
     never_published,
     overtaken,
@@ -80,9 +80,13 @@ class PostgresPublisher:
         self.publication = publication
         self.name = name
 
-    def edition(self) -> Edition:
+    def versions(self) -> PublishedVersions:
         row = self._known()
-        return Edition(row.version, row.former, row.indexes) if row and row.state == "open" else Edition()
+        return (
+            PublishedVersions(row.version, row.former, row.indexes)
+            if row and row.state == "open"
+            else PublishedVersions()
+        )
 
     def _known(self) -> Row | None:
         try:
@@ -95,9 +99,9 @@ class PostgresPublisher:
         found = _rows(connection, f"{ROWS} WHERE publication = %s {lock}", (self.publication,))
         return found[0] if found else None
 
-    def begin(self, publishing: Publishing, indexes: Sequence[str]) -> Edition:
+    def begin(self, publishing: Publishing, indexes: Sequence[str]) -> PublishedVersions:
         row = self._admit(publishing.fence, indexes, version=publishing.version)
-        return Edition(row.version, row.former, row.indexes)
+        return PublishedVersions(row.version, row.former, row.indexes)
 
     def _admit(self, fence: int, indexes: Sequence[str] = (), state: str = "open", version: int = 0) -> Row:
         """Refuses older fences from now on, then removes what they left aside. `version`: to be made of `indexes`."""
@@ -179,9 +183,9 @@ class PostgresPublisher:
             connection.execute(TURN, (version, row.version, as_json(row.indexes), self.publication))
 
     def published(self, index: str) -> Iterator[pa.RecordBatch]:
-        edition = self.edition()
-        table = _version(index, edition.version)
-        if index not in edition.indexes or not self._has(table):
+        versions = self.versions()
+        table = _version(index, versions.version)
+        if index not in versions.indexes or not self._has(table):
             return
         sql = f"SELECT {COLUMNS} FROM {quoted(self.server.schema)}.{quoted(table)}"
         with contextlib.closing(self.server.stream(sql)) as stream:

@@ -14,7 +14,7 @@ from audience.errors import NotFound
 from audience.tables.base import Partition, Selection, SourceSpec
 from audience.tables.batches import BATCH_BYTES, NOT_A_TIME, rebatched
 from audience.tables.postgres.server import TOO_SLOW, PostgresServer, quoted
-from audience.tables.sql.read_timeout import limited_silence, sockets
+from audience.tables.sql.read_timeout import read_timeout, sockets
 from audience.tables.sql.slices import Bounds, Column
 from audience.tables.sql.source import Index, Rows, ServerSource
 
@@ -71,8 +71,8 @@ class PostgresSource(ServerSource):
         if timeout_s := self.spec.statement_timeout_s:
             yield f"SET statement_timeout = {round(timeout_s * 1000)}"
 
-    def _patience(self, before: Container[int]) -> contextlib.AbstractContextManager[None]:
-        return limited_silence(self.server.host, self.server.port, self.spec.read_timeout_s, before)
+    def _read_timeout(self, before: Container[int]) -> contextlib.AbstractContextManager[None]:
+        return read_timeout(self.server.host, self.server.port, self.spec.read_timeout_s, before)
 
     @contextlib.contextmanager
     def _session(self) -> Iterator[Rows]:
@@ -80,7 +80,7 @@ class PostgresSource(ServerSource):
         with self.server.session() as connection:
 
             def rows(sql: str, values: Sequence[Any] | None = None) -> Sequence[Sequence[Any]]:
-                with self._patience(before):
+                with self._read_timeout(before):
                     found: Sequence[Sequence[Any]] = connection.execute(sql, values).fetchall()
                     return found
 
@@ -214,7 +214,7 @@ class PostgresSource(ServerSource):
         from adbc_driver_manager import Error
 
         try:
-            with self._patience(before):
+            with self._read_timeout(before):
                 yield
         except (Error, OSError) as error:  # an OSError where batches are read
             match = SQLSTATE.search(str(error))

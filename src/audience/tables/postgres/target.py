@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 
 from audience.errors import Conflict, NotFound
-from audience.tables.base import PRODUCTION_COLUMNS, RESULT_SCHEMA, Mark, Settlement, Statistics
+from audience.tables.base import PRODUCTION_COLUMNS, RESULT_SCHEMA, ConflictRules, Mark, Statistics
 from audience.tables.batches import rebatched
 from audience.tables.postgres.load import NUL, listed, load
-from audience.tables.postgres.production import settle
+from audience.tables.postgres.production import resolve_conflicts
 from audience.tables.postgres.schema import (
     MARKS,
     TASKS,
@@ -132,13 +132,13 @@ class PostgresTarget:
                 found += shown_rows(result_batch(STORED, all_rows, group)) if (all_rows := rows.fetchall()) else ()
         return found
 
-    def produce(self, task: str, group: str, fence: int, settlement: Settlement) -> tuple[int, int]:
+    def produce(self, task: str, group: str, fence: int, rules: ConflictRules) -> tuple[int, int]:
         if not self.exists():
             raise Conflict(f"the results are gone: there is no task {task} in {self.url}")
         with self.server.transaction() as connection:
             _check_fence(connection, task, fence, "FOR UPDATE")
             connection.execute(f"DELETE FROM {quoted(production_table(group))} WHERE task_id = %s", (task,))
-            return settle(connection, task, group, settlement)
+            return resolve_conflicts(connection, task, group, rules)
 
     def delete(self, task: str) -> None:
         """The task is barred first and for good: a writer in mid-write is refused at its end."""

@@ -14,7 +14,7 @@ def present(index: str) -> str:
     return f"published_{index}"
 
 
-def former(index: str) -> str:
+def previous(index: str) -> str:
     """What was before."""
     return f"published_{index}__former"
 

@@ -23,7 +23,7 @@ EXIT_STATUS = 75
 
 
 @contextlib.contextmanager
-def limited_silence(host: str, port: int, timeout_s: float, before: Container[int] | None = None) -> Iterator[None]:
+def read_timeout(host: str, port: int, timeout_s: float, before: Container[int] | None = None) -> Iterator[None]:
     """What goes on inside has to end within `timeout_s`; else its connections are cut, and Transient is raised.
     `before`: the sockets there were before the connection was opened; by default those there are now. Connections
     that other threads opened to the same server since are cut as well; what used them is tried again."""

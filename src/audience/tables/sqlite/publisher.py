@@ -22,7 +22,7 @@ from audience.tables.publications import (
     PUBLISHED_SCHEMA,
     STAGED_SCHEMA,
     Change,
-    Edition,
+    PublishedVersions,
     Publishing,
     never_published,
     overtaken,
@@ -32,10 +32,10 @@ from audience.tables.sql.publications import (
     AT_FORMAT,
     as_json,
     following,
-    former,
     from_json,
     incoming,
     present,
+    previous,
     taken,
 )
 from audience.tables.sqlite.server import SqliteFile, columns_of, create, listed, not_ours
@@ -121,14 +121,18 @@ class SqlitePublisher:
         self.publication = publication
         self.name = name
 
-    def edition(self) -> Edition:
+    def versions(self) -> PublishedVersions:
         if not self.file.has("audience_publication"):
-            return Edition()
+            return PublishedVersions()
         with self.file.session() as db:
             row = self._row(db)
-        return Edition(row.version, row.former, row.indexes) if row and row.state == "open" else Edition()
+        return (
+            PublishedVersions(row.version, row.former, row.indexes)
+            if row and row.state == "open"
+            else PublishedVersions()
+        )
 
-    def begin(self, publishing: Publishing, indexes: Sequence[str]) -> Edition:
+    def begin(self, publishing: Publishing, indexes: Sequence[str]) -> PublishedVersions:
         with self.file.changing(new=True) as db:
             create(db, "audience_publication", RECORD, "publication")
         with self.file.transaction() as db:
@@ -139,7 +143,7 @@ class SqlitePublisher:
                     "UPDATE audience_publication SET begun = ? WHERE publication = ?",
                     (as_json(indexes), self.publication),
                 )
-        return Edition(row.version, row.former, row.indexes)
+        return PublishedVersions(row.version, row.former, row.indexes)
 
     def _admit(self, db: sqlite3.Connection, fence: int) -> Row:
         """The row, which from now on refuses older fences; what was left aside is gone."""
@@ -158,8 +162,8 @@ class SqlitePublisher:
             theirs = {index.lower() for each in lists for index in from_json(each)}
             if twice := [index for index in indexes if index.lower() in theirs]:
                 raise taken(twice[0], name)
-        own = {table for index in row.indexes for table in (present(index), former(index))}
-        for table in (t for i in indexes for t in (present(i), former(i), following(i), incoming(i))):
+        own = {table for index in row.indexes for table in (present(index), previous(index))}
+        for table in (t for i in indexes for t in (present(i), previous(i), following(i), incoming(i))):
             if table not in own and columns_of(db, table):
                 raise not_ours(table)
 
@@ -181,8 +185,8 @@ class SqlitePublisher:
             if row.version == publishing.version:
                 return
             for index in row.begun:
-                _drop(db, former(index), incoming(index))
-                _rename(db, present(index), former(index))
+                _drop(db, previous(index), incoming(index))
+                _rename(db, present(index), previous(index))
                 _rename(db, following(index), present(index))
             indexes = as_json(dict.fromkeys([*row.indexes, *row.begun]))
             self._turn_to(db, publishing.version, row.version, indexes)
@@ -208,8 +212,8 @@ class SqlitePublisher:
             for index in row.indexes:
                 aside = (
                     (present(index), following(index)),
-                    (former(index), present(index)),
-                    (following(index), former(index)),
+                    (previous(index), present(index)),
+                    (following(index), previous(index)),
                 )
                 for table, to in aside:
                     _rename(db, table, to)
@@ -233,7 +237,7 @@ class SqlitePublisher:
                 return
             row = self._admit(db, fence)
             for index in row.indexes:
-                _drop(db, present(index), former(index))
+                _drop(db, present(index), previous(index))
             gone = "UPDATE audience_publication SET state = 'deleted', indexes = '[]' WHERE publication = ?"
             db.execute(gone, (self.publication,))
 

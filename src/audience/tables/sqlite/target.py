@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from audience.databases.sqlite import quoted
 from audience.errors import Conflict
-from audience.tables.base import PRODUCTION_COLUMNS, Mark, Settlement, Statistics
+from audience.tables.base import PRODUCTION_COLUMNS, ConflictRules, Mark, Statistics
 from audience.tables.batches import FETCH_ROWS
 from audience.tables.result_rows import STORED, by_group, gathered, result_batch, types_of, with_time_texts
 from audience.tables.sqlite.server import SqliteFile, columns_of, create, listed
@@ -122,8 +122,8 @@ class SqliteTarget:
         with self._file.session() as db:
             return _groups(db)
 
-    def produce(self, task: str, group: str, fence: int, settlement: Settlement) -> tuple[int, int]:
-        subject = "source_author" if settlement.by_author else "id"
+    def produce(self, task: str, group: str, fence: int, rules: ConflictRules) -> tuple[int, int]:
+        subject = "source_author" if rules.by_author else "id"
         table = quoted(f"production_{group}")
         names = {"production": table, "results": quoted(f"results_{group}"), "subject": subject}
         if not self._is_prepared():
@@ -132,7 +132,7 @@ class SqliteTarget:
             _check_fence(db, task, fence)
             db.execute(f"DELETE FROM {table} WHERE task_id = ?", (task,))
             db.execute("CREATE TEMP TABLE conflict (panel TEXT PRIMARY KEY, name TEXT) WITHOUT ROWID")
-            db.executemany("INSERT INTO temp.conflict VALUES (?, ?)", settlement.conflicts.items())
+            db.executemany("INSERT INTO temp.conflict VALUES (?, ?)", rules.conflicts.items())
             for step in SETTLE:
                 sql = step.format(**names)
                 db.execute(sql, {"task": task} if ":task" in sql else {})

@@ -16,7 +16,7 @@ from audience.tables.base import Source, SourceSpec, Target
 from audience.tables.publications import Publisher
 
 
-class Places:
+class Locations:
     """Passwords leave URLs here before anything is saved, and come back where something is opened. Our own records
     are no place for data."""
 

@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class Stopped(Exception):
+class JobCancelled(Exception):
     """The job was taken away, or its worker stops; it leaves nothing behind."""
 
 
 @dataclass
-class Watch:
+class JobControl:
     """How a job is told to stop, and tells how far it is."""
 
     stop: Event = field(default_factory=Event)
@@ -23,6 +23,6 @@ class Watch:
     def batches(self, batches: "Iterable[pa.RecordBatch]") -> "Iterator[pa.RecordBatch]":
         for batch in batches:
             if self.stop.is_set():
-                raise Stopped
+                raise JobCancelled
             self.n_read += len(batch)
             yield batch

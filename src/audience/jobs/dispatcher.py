@@ -1,8 +1,8 @@
-"""The courier: sends a message for each job that waits, to workers that are sent theirs.
+"""The dispatcher: sends a message for each job that waits, to workers that are sent theirs.
 
 Our own records stay the truth. A message only says that a job may be taken; one that comes late or twice is refused
-there (`Jobs.claim`), one that never came is sent again. Several couriers do no harm: of two that want to send a message
-one does (`Jobs.send_next`). Nothing heavy is imported: it also lives in processes that only start others."""
+there (`Jobs.claim`), one that never came is sent again. Several dispatchers do no harm: of two that want to send a
+message one does (`Jobs.send_next`). Nothing heavy is imported: it also lives in processes that only start others."""
 
 import logging
 import threading
@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Mapping
 
 from audience.errors import AudienceError, Transient
-from audience.jobs.member import BEATS_A_LEASE, LOOK_AGAIN_S, POLL_S, give_up_lost
-from audience.jobs.patience import Ages, Delays, Patience, Sight
+from audience.jobs.leases import Ages, Delays, LeaseMonitor, RetryPolicy
+from audience.jobs.worker import BEATS_A_LEASE, LOOK_AGAIN_S, POLL_S, give_up_lost
 from audience.process import SystemThread
 from audience.store.database import Record
 from audience.store.jobs import Sent
-from audience.store.queues import Share, shares
+from audience.store.queues import Lane, parse_lanes
 from audience.store.records import Store
 from audience.store.workers import LOCAL
 
@@ -27,28 +27,28 @@ LONGEST_SILENCE = 16
 """In leases: a message that was sent again and again is not sent more often than that."""
 
 
-class Courier:
+class Dispatcher:
     """Sends messages until it is stopped. It also gives up lost workers, so that their jobs go on when all of a
-    worker's processes but the one of its courier are dead."""
+    worker's processes but the one of its dispatcher are dead."""
 
-    def __init__(self, store: Store, send: Callable[[Sent], None], patience: Patience) -> None:
+    def __init__(self, store: Store, send: Callable[[Sent], None], policy: RetryPolicy) -> None:
         """`send` raises Transient when the broker cannot be reached."""
-        beat_s = max(patience.lease_s / BEATS_A_LEASE, POLL_S)
+        beat_s = max(policy.lease_s / BEATS_A_LEASE, POLL_S)
         self._store = store
         self._send = send
-        self._patience = patience
+        self._policy = policy
         self._delays = Delays()
         self._ages: Ages[int] = Ages(beat_s)
-        self._sight = Sight(patience.lease_s, beat_s)
+        self._sight = LeaseMonitor(policy.lease_s, beat_s)
         self._stopping = threading.Event()
-        self._thread = SystemThread(self._keep_sending, "courier")
+        self._thread = SystemThread(self._keep_sending, "dispatcher")
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
         self._stopping.set()
-        self._thread.join(self._patience.stop_s)
+        self._thread.join(self._policy.stop_s)
 
     def _keep_sending(self) -> None:
         pause_s, failures = POLL_S, 0
@@ -57,23 +57,23 @@ class Courier:
                 self.look(time.monotonic())
                 pause_s, failures = POLL_S, 0
             except Transient as error:
-                pause_s, failures = self._patience.delay_s(failures), failures + 1
+                pause_s, failures = self._policy.delay_s(failures), failures + 1
                 log.warning("action=send_failed again_in_s=%s reason=%s", pause_s, error)
             except AudienceError as error:
                 pause_s = LOOK_AGAIN_S
                 log.warning("action=send_failed again_in_s=%s reason=%s", pause_s, error)
             except Exception:
-                log.exception("action=courier_crashed")
+                log.exception("action=dispatcher_crashed")
 
     def look(self, now_s: float) -> None:
         """Once: gives up who is lost, and sends what is to be sent."""
         workers = self._store.workers.all()
         give_up_lost(self._store, self._sight, {worker["id"]: worker["beat"] for worker in workers}, now_s)
         self._send_lost_again(now_s)
-        ripe = set(self._delays.ripe(self._store.jobs.delayed(), now_s))
-        for share, most in window(workers).items():
-            while sent := self._store.jobs.send_next(share, ripe, most):
-                ripe.discard(sent.job)  # it may be back, left to others, before the next is sent
+        due = set(self._delays.due(self._store.jobs.delayed(), now_s))
+        for lane, most in window(workers).items():
+            while sent := self._store.jobs.send_next(lane, due, most):
+                due.discard(sent.job)  # it may be back, left to others, before the next is sent
                 self._deliver(sent)
 
     def _send_lost_again(self, now_s: float) -> None:
@@ -83,7 +83,7 @@ class Courier:
         ages = self._ages.of({job: (each.attempts, each.times) for job, each in sent.items()}, now_s)
         for job, age_s in ages.items():
             silence = min(2 ** (min(sent[job].times, 10) - 1), LONGEST_SILENCE)
-            if age_s >= silence * self._patience.lease_s and (again := self._store.jobs.send_again(sent[job])):
+            if age_s >= silence * self._policy.lease_s and (again := self._store.jobs.send_again(sent[job])):
                 log.info("action=sent_again job=%s times=%s", again.job, again.times)
                 self._deliver(again)
 
@@ -95,10 +95,10 @@ class Courier:
             raise
 
 
-def window(workers: list[Record]) -> Mapping[Share, int]:
-    """How many messages may be under way for each share of the work: some for each thread that serves it."""
-    found: dict[Share, int] = {}
+def window(workers: list[Record]) -> Mapping[Lane, int]:
+    """How many messages may be under way for each lane of the work: some for each thread that serves it."""
+    found: dict[Lane, int] = {}
     for worker in workers:
-        for share in shares(worker["queues"].split(",")) if worker["pool"] != LOCAL else ():
-            found[share] = found.get(share, 0) + AHEAD * worker["threads"]
+        for lane in parse_lanes(worker["queues"].split(",")) if worker["pool"] != LOCAL else ():
+            found[lane] = found.get(lane, 0) + AHEAD * worker["threads"]
     return found

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 READY = 0
 
 
-class Apart:
+class GeventBridge:
     """Celery's side, among greenlets."""
 
     def __init__(self, command: list[str]) -> None:

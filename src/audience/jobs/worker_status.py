@@ -2,7 +2,7 @@
 
 import time
 
-from audience.jobs.member import BEATS_A_LEASE
+from audience.jobs.worker import BEATS_A_LEASE
 from audience.store.database import Record
 from audience.store.records import Store
 

@@ -12,7 +12,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long a worker waits for what. `lease_s`: after so long without a beat a worker is given up; `retry_s`: the
     pause after a first failure that may pass, doubled up to half a minute; `retries`: how many such failures a job
     may have; `losses`: how many workers may vanish with it; `stop_s`: the time that jobs under way are given when the
@@ -25,7 +25,7 @@ class Patience:
     stop_s: float = 10.0
 
     @classmethod
-    def of(cls, s: Settings) -> "Patience":
+    def of(cls, s: Settings) -> "RetryPolicy":
         return cls(s.lease_s, s.retry_s, s.max_retries, s.max_losses, s.stop_s)
 
     def delay_s(self, failures: int) -> float:
@@ -53,7 +53,7 @@ class Ages(Generic[Key]):
         return {key: age_s for key, (_, age_s) in self._unchanged.items()}
 
 
-class Sight:
+class LeaseMonitor:
     """What one worker sees of the others: which beats have not changed for a lease."""
 
     def __init__(self, lease_s: float, interval_s: float) -> None:
@@ -71,6 +71,6 @@ class Delays:
 
     seen: dict[tuple[int, int], float] = field(default_factory=dict)
 
-    def ripe(self, delayed: dict[tuple[int, int], float], now_s: float) -> list[int]:
+    def due(self, delayed: dict[tuple[int, int], float], now_s: float) -> list[int]:
         self.seen = {key: self.seen.get(key, now_s) for key in delayed}
         return [job for (job, attempts), seen in self.seen.items() if now_s - seen >= delayed[(job, attempts)]]

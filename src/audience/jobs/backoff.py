@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 
-DETOUR_S = 30.0
+BACKOFF_S = 30.0
 
 
 @dataclass
-class Detours:
+class RunBackoff:
     """`now_s` is of a clock that only goes forward."""
 
     until: dict[str, float] = field(default_factory=dict)
@@ -14,7 +14,7 @@ class Detours:
 
     def leave(self, run_id: str, now_s: float) -> bool:
         """Whether it is for the first time."""
-        self.until[run_id] = now_s + DETOUR_S
+        self.until[run_id] = now_s + BACKOFF_S
         first = run_id not in self.told
         self.told.add(run_id)
         return first

@@ -1,0 +1,88 @@
+"""A local worker: its threads look for jobs in our records, and carry them out.
+
+It needs nothing but the records, which other processes of this machine share."""
+
+import logging
+import threading
+import time
+
+from audience.errors import AudienceError
+from audience.jobs.leases import Delays, RetryPolicy
+from audience.jobs.steps import Steps
+from audience.jobs.worker import LOOK_AGAIN_S, POLL_S, Worker
+from audience.store.database import Record
+from audience.store.queues import DEFAULT, Lane, parse_lanes
+from audience.store.records import Store
+
+log = logging.getLogger(__name__)
+
+
+class LocalWorker(Worker):
+    """Takes jobs of what it serves until it is stopped; those of one run only, if one is given, whatever its queue."""
+
+    def __init__(
+        self,
+        store: Store,
+        steps: Steps,
+        *,
+        threads: int,
+        policy: RetryPolicy,
+        lanes: tuple[Lane, ...] = parse_lanes([DEFAULT]),
+        run_id: str | None = None,
+    ) -> None:
+        super().__init__(store, steps, threads=threads, policy=policy, lanes=lanes)
+        self.run_id = run_id
+        self._delays = Delays()
+        self._looking = threading.Lock()
+        self._changed = threading.Condition()
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Begins to take jobs, in threads of its own."""
+        super().start()
+        for _ in range(self.threads):
+            self._start_thread(self._keep_working)
+
+    def stop(self) -> None:
+        """Takes no more jobs, and leaves as every worker does."""
+        self._stopping.set()
+        with self._changed:
+            self._changed.notify_all()
+        super().stop()
+
+    def handle(self, job: Record) -> None:
+        """Afterwards there may be another one to take."""
+        super().handle(job)
+        with self._changed:
+            self._changed.notify_all()
+
+    def _keep_working(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                job = self._take()
+                if job is not None:
+                    self.handle(job)
+                    continue
+            except AudienceError as error:
+                log.warning("action=take_failed worker=%s reason=%s", self._id, error)
+                self._stopping.wait(LOOK_AGAIN_S)
+            except Exception:
+                log.exception("action=worker_thread_crashed worker=%s", self._id)
+            with self._changed:
+                self._changed.wait(POLL_S)
+
+    def _take(self) -> Record | None:
+        """The next job. One thread looks at a time; when it finds one, the others look too."""
+        if not self._looking.acquire(blocking=False):
+            return None
+        try:
+            due = self._delays.due(self.store.jobs.delayed(), time.monotonic())
+            lanes = None if self.run_id else self.lanes
+            without = self._backoff.runs(time.monotonic())
+            job = self.store.jobs.take(self._id, due, self.run_id, lanes, without)
+        finally:
+            self._looking.release()
+        if job is not None:
+            with self._changed:
+                self._changed.notify_all()
+        return job
