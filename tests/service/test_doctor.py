@@ -12,7 +12,7 @@ from audience.app import LOCAL, App
 from audience.app.doctor import examine
 from audience.errors import BadInput, NotFound
 from audience.labeling.plan import RunSpec, TaskSpec
-from audience.models.rules import RuleSet
+from audience.models.rules.definition import RuleSet
 from audience.settings import Settings
 from audience.store.engines import open_engine
 from audience.tables.base import SourceSpec

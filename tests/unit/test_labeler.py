@@ -8,8 +8,8 @@ from audience.labeling.groups import GroupMap
 from audience.labeling.labeler import Labeler, NamedModel
 from audience.labeling.panels import default_panels
 from audience.labeling.statistics import PartitionStatistics
-from audience.models.rule_model import RuleModel
-from audience.models.rules import RuleSet
+from audience.models.rules.definition import RuleSet
+from audience.models.rules.model import RuleModel
 from audience.tables.batches import BATCH_BYTES
 
 N_ROWS, N_WORDS = 12_000, 50

@@ -7,9 +7,9 @@ import pytest
 
 from audience.errors import BadInput
 from audience.models.base import OUTPUTS
-from audience.models.rule_files import parse_rules
-from audience.models.rule_model import RuleModel, explain
-from audience.models.rules import RuleSet
+from audience.models.rules.definition import RuleSet
+from audience.models.rules.files import parse_rules
+from audience.models.rules.model import RuleModel, explain
 
 GOLDEN_KEYWORDS = """label,content,match_type
 女性,媽,partially

@@ -10,8 +10,8 @@ from audience.api.bodies.models import ModelCreated, ModelList, ModelView, NewMo
 from audience.api.context import Actor, Audience, Key, create_once
 from audience.api.errors import answers
 from audience.errors import BadInput
-from audience.models.rule_files import parse_rules
-from audience.models.rules import RuleSet, check_rules
+from audience.models.rules.definition import RuleSet, check_rules
+from audience.models.rules.files import parse_rules
 from audience.store.database import Record
 
 router = APIRouter(prefix="/v1/models", tags=["models"])

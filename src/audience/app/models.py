@@ -7,9 +7,9 @@ from typing import Any
 from audience.app.references import check_name
 from audience.labeling.labeler import NamedModel
 from audience.models.registry import kind_of
-from audience.models.rule_files import load_rules
-from audience.models.rule_model import explain
-from audience.models.rules import RuleSet
+from audience.models.rules.definition import RuleSet
+from audience.models.rules.files import load_rules
+from audience.models.rules.model import explain
 from audience.store.database import Record, digest_of
 from audience.store.idempotency import Once
 from audience.store.records import Store

@@ -23,18 +23,18 @@ class Rules:
     """Keyword and regex rules; the definition is a `RuleSet`."""
 
     def build(self, definition: dict[str, Any]) -> Model:
-        from audience.models.rule_model import RuleModel
-        from audience.models.rules import RuleSet
+        from audience.models.rules.definition import RuleSet
+        from audience.models.rules.model import RuleModel
 
         return RuleModel(RuleSet.model_validate(definition))
 
     def fields(self, definition: dict[str, Any]) -> tuple[str, ...]:
-        from audience.models.rules import RuleSet
+        from audience.models.rules.definition import RuleSet
 
         return RuleSet.model_validate(definition).used_fields
 
     def labels(self, definition: dict[str, Any]) -> tuple[str, ...]:
-        from audience.models.rules import RuleSet
+        from audience.models.rules.definition import RuleSet
 
         return tuple(RuleSet.model_validate(definition).labels_in_order)
 

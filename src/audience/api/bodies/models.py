@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from audience.api.bodies.base import NAME, Request
-from audience.models.rules import RuleSet
+from audience.models.rules.definition import RuleSet
 from audience.store.database import Record
 
 TEXT_LIMIT = 100_000

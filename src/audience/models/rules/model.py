@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from audience.errors import BadRow
 from audience.models.base import EVIDENCE, LABELS, OUTPUTS
-from audience.models.rules import RuleSet
+from audience.models.rules.definition import RuleSet
 from audience.text.folding import Lowered, fold, fold_all
 from audience.text.keywords import KeywordMatcher, place_in_run
 from audience.text.patterns import compile_pattern

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from audience.errors import BadInput, NotFound, Problem
-from audience.models.rules import Match, Pattern, Rule, RuleSet, check_rules
+from audience.models.rules.definition import Match, Pattern, Rule, RuleSet, check_rules
 
 HEADERS = {
     "content": "content",
