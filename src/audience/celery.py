@@ -44,7 +44,7 @@ def worker_of(celery: "Celery", s: Settings) -> CeleryWorker:
         from audience.app import App
 
         app = App(s)
-        return Worker(app.store, app.steps(), threads=threads, policy=policy, lanes=lanes, pool=pool, name=name)
+        return Worker(app.store, app.job_kinds, threads=threads, policy=policy, lanes=lanes, pool=pool, name=name)
 
     return CeleryWorker(celery, store, worker, policy)
 

@@ -3,17 +3,17 @@
 import base64
 import binascii
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Header, Path, Query, Request
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 from audience.app import LOCAL, App
+from audience.app.types import IdempotencyKey, Record, digest_of
 from audience.errors import BadInput
-from audience.store.database import Record, digest_of
-from audience.store.idempotency import Once
 
 
 def _app(request: Request) -> App:
@@ -55,20 +55,29 @@ async def whole_characters(request: Request) -> None:
             raise BadInput("a text of the request holds half of a character (a lone surrogate)") from None
 
 
-def create_once(
-    app: App,
-    key: str | None,
-    request: Record,
-    create: Callable[[Once], Any],
-    answer: Callable[[Any], Record],
-    status: int,
-) -> JSONResponse:
-    """Creates something and answers with `answer`, whose `href` becomes the Location. With a key: once, however often
-    it is asked for."""
-    once = Once(answer, key, digest_of(request))
-    if not app.store.answered(once):
-        create(once)
-    return JSONResponse(once.body, status, {"Location": once.body["href"]})
+def created(made: Record, href: str, status: int) -> JSONResponse:
+    """The reply to a create: what was made, and where it is."""
+    return JSONResponse({**made, "href": href}, status, {"Location": href})
+
+
+def key_of(key: str | None, path: str, body: BaseModel) -> IdempotencyKey | None:
+    """The client's key, with the digest of this request; None when it sent none."""
+    return IdempotencyKey(key, digest_of({"POST": path, **body.model_dump(mode="json")})) if key else None
+
+
+def place_after(cursor: str | None) -> tuple[str, str] | None:
+    """(created_at, id) after which a page of a list that is newest first begins."""
+    place = page(cursor)
+    if place is None:
+        return None
+    if len(place) != 2:
+        raise BadInput("the cursor is of another list: take `next_cursor` of the page before, or leave it out")
+    return place[0], place[1]
+
+
+def following(found: Sequence[Record], limit: int) -> str | None:
+    """The cursor of the page after this one; None when there is no more than `limit` in `found`."""
+    return cursor_of(found[limit - 1]["created_at"], found[limit - 1]["id"]) if len(found) > limit else None
 
 
 def page(cursor: str | None) -> list[str] | None:

@@ -1,23 +1,16 @@
-"""Which files may be read and written over HTTP: those below the folders that the settings name."""
+"""Files as replies."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-from audience.tables.registry import check_within, path_of
+MEDIA_TYPES = {"csv": "text/csv", "jsonl": "application/jsonl", "parquet": "application/vnd.apache.parquet"}
+FILE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}, "description": "the rows"}
+}
 
-CERTIFICATES = ("ssl_ca", "sslrootcert")
 
-
-def confined(reference: str, roots: Sequence[Path], what: str) -> str:
-    """A path or URL whose file lies below one of the roots, links followed; a relative path is meant below the first.
-    It is judged again whenever it is opened: a link may be made later. A server's URL stays as it is."""
-    path = path_of(reference, what)
-    if path is None:
-        for name, value in parse_qsl(urlsplit(reference).query):
-            if name in CERTIFICATES:
-                check_within(value, [str(root) for root in roots])
-        return reference
-    whole = f"{roots[0]}/{path}" if not path.startswith("/") else path
-    check_within(whole, [str(root) for root in roots])
-    return f"sqlite:///{whole}" if reference.lower().startswith("sqlite:") else whole
+def started(pieces: Iterator[bytes]) -> Iterable[bytes]:
+    """The pieces, the first one ready: what cannot begin is answered with a problem, not with half a file."""
+    first = next(pieces, b"")
+    return itertools.chain([first], pieces)

@@ -25,17 +25,21 @@ class StoreCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         runs = GaugeMetricFamily("audience_runs", "Runs by state", labels=["state"])
-        for state, n in self._app.store.runs.counts().items():
-            runs.add_metric([state], n)
+        operations = GaugeMetricFamily("audience_operations", "Operations by kind and state", labels=["kind", "state"])
+        for (kind, state), n in self._app.operations.counts().items():
+            operations.add_metric([kind, state], n)
+            if kind == "run":
+                runs.add_metric([state], n)
         yield runs
+        yield operations
         jobs = GaugeMetricFamily("audience_jobs", "Jobs by kind and state", labels=["kind", "state"])
-        for (kind, state), n in self._app.store.jobs.counts().items():
+        for (kind, state), n in self._app.operations.job_counts().items():
             jobs.add_metric([kind, state], n)
         yield jobs
-        rows = self._app.store.jobs.rows_read()
+        rows = self._app.runs.rows_read()
         yield GaugeMetricFamily("audience_rows_read", "Rows read by the runs that are not deleted", value=rows)
-        workers = self._app.store.workers.all()
-        yield GaugeMetricFamily("audience_workers", "LocalWorker processes alive", value=len(workers))
+        workers = self._app.operations.workers_alive()
+        yield GaugeMetricFamily("audience_workers", "Worker processes alive", value=len(workers))
         threads = sum(worker["threads"] for worker in workers)
         yield GaugeMetricFamily("audience_worker_threads", "Partitions that can be worked on at once", value=threads)
 

@@ -1,18 +1,16 @@
 """`/v1/models`: rule sets, saved as immutable versions."""
 
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Path
 from fastapi.responses import JSONResponse
 
 from audience.api.bodies.models import ModelCreated, ModelList, ModelView, NewModel, Texts, Tried
-from audience.api.context import Actor, Audience, Key, create_once
+from audience.api.context import Actor, Audience, Key, created, key_of
 from audience.api.errors import answers
+from audience.app.types import RuleSet, check_rules, parse_rules
 from audience.errors import BadInput
-from audience.models.rules.definition import RuleSet, check_rules
-from audience.models.rules.files import parse_rules
-from audience.store.database import Record
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -26,13 +24,9 @@ def create(app: Audience, actor: Actor, body: NewModel, key: Key = None) -> JSON
     """Check a rule set and save it as a new version; the same rules again are the same version."""
     rules, warnings = _rules(body)
 
-    def answer(reference: str) -> Record:
-        return {"model": reference, "warnings": list(warnings), "href": f"/v1/models/{quote(reference, safe='@')}"}
-
-    def save(once: Any) -> None:
-        app.models.save(body.name, rules, actor, warnings, once)
-
-    return create_once(app, key, {"POST": "/v1/models", **body.model_dump(mode="json")}, save, answer, 201)
+    reference = app.models.save(body.name, rules, actor, warnings, key_of(key, "/v1/models", body))
+    made = {"model": reference, "warnings": list(warnings)}
+    return created(made, f"/v1/models/{quote(reference, safe='@')}", 201)
 
 
 def _rules(body: NewModel) -> tuple[RuleSet, tuple[str, ...]]:

@@ -1,68 +1,83 @@
-"""`/health`, `/ready`, `/metrics`, `/v1/workers`, `/docs`: for those who run the service."""
+"""`/v1/operations`: whatever goes on in the background, of every kind: list, show, watch, cancel, fetch."""
 
-from importlib import resources
-from importlib.metadata import version
-from typing import Any
+from typing import Annotated
 
-from fastapi import APIRouter, FastAPI, Request
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
-from fastapi.staticfiles import StaticFiles
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.sse import EventSourceResponse
 
-from audience.api.bodies.operations import Health, Ready, WorkerList
-from audience.api.context import Audience
+from audience.api.bodies.operations import Kind, OperationList, OperationSummary, OperationView
+from audience.api.bodies.runs import State
+from audience.api.context import Actor, Audience, Cursor, Limit, created, following, place_after
+from audience.api.errors import answers
+from audience.api.events import HEADERS, STREAM, Watched, stream
+from audience.api.files import FILE, MEDIA_TYPES, started
+from audience.app.types import FINAL, Record
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(prefix="/v1/operations", tags=["operations"])
 
-ASSETS = "/docs/assets"
-
-
-@router.get("/health")
-def health() -> Health:
-    """Whether this process lives."""
-    return Health(status="ok", version=version("audience"))
+Id = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", description="the whole id of an operation")]
 
 
-@router.get("/ready")
-def ready(app: Audience) -> Ready:
-    """Whether requests can be carried out: our own records can be reached. `workers`: processes that take jobs; runs
-    wait while there are none."""
-    return Ready(store="ok", workers=len(app.store.workers.all()))
+@router.get("")
+def list_(
+    app: Audience,
+    kind: Annotated[list[Kind] | None, Query(description="only operations of these kinds")] = None,
+    state: Annotated[list[State] | None, Query(description="only operations in these states")] = None,
+    created_by: Annotated[str | None, Query(max_length=100)] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> OperationList:
+    """List operations, newest first."""
+    found = app.operations.page(limit + 1, kind or (), state or (), created_by, place_after(cursor))
+    items = [OperationSummary.of(record) for record in found[:limit]]
+    return OperationList(items=items, next_cursor=following(found, limit))
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-def metrics(request: Request) -> Response:
-    """For Prometheus."""
-    return Response(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+@router.get("/{operation_id}", responses=answers(404))
+def show(app: Audience, operation_id: Id) -> OperationView:
+    """Show an operation: how far it is, what stands in its way, what came of it."""
+    return OperationView.of(app.operations.get(operation_id))
 
 
-@router.get("/v1/workers")
-def workers(app: Audience) -> WorkerList:
-    """The processes that take jobs."""
-    return WorkerList.model_validate({"items": app.store.workers.all()})
+@router.post("/{operation_id}/cancel", status_code=202, responses=answers(404, 409))
+def cancel(app: Audience, actor: Actor, operation_id: Id) -> OperationView:
+    """Stop an operation, whoever works on it."""
+    return OperationView.of(app.operations.get(app.operations.cancel(operation_id, actor)))
 
 
-def install_docs(api: FastAPI) -> None:
-    """Swagger UI from files on this machine: the page asks nobody else."""
+@router.get("/{operation_id}/events", response_class=Response, responses={**STREAM, **answers(404)})
+def events(
+    request: Request,
+    app: Audience,
+    operation_id: Id,
+    last_event_id: Annotated[int | None, Header(ge=0, le=2**53, description="the last event received")] = None,
+) -> Response:
+    """Watch an operation. `moved`: it changed its state; `progress`: the operation as it stands."""
+    found = app.operations.get(operation_id)
+    watched = Watched(
+        app,
+        operation_id,
+        [operation_id],
+        lambda: app.operations.get(operation_id),
+        lambda record: OperationView.of(record).model_dump_json(),
+        last_event_id or 0,
+        request.app.state.stopping,
+    )
+    if last_event_id is not None and found["state"] in FINAL and not watched.moves():
+        return Response(status_code=204)
+    return EventSourceResponse(stream(watched), headers=HEADERS)
 
-    @api.get("/", include_in_schema=False)
-    def root() -> RedirectResponse:
-        return RedirectResponse("/docs")
 
-    @api.get("/docs", include_in_schema=False)
-    def docs(request: Request) -> HTMLResponse:
-        base = request.scope.get("root_path", "").rstrip("/")
-        return get_swagger_ui_html(
-            openapi_url=f"{base}{api.openapi_url}",
-            title=api.title,
-            swagger_js_url=f"{base}{ASSETS}/swagger-ui-bundle.js",
-            swagger_css_url=f"{base}{ASSETS}/swagger-ui.css",
-            swagger_favicon_url=f"{base}{ASSETS}/favicon-32x32.png",
-            swagger_ui_parameters=SHOWN,
-        )
-
-    api.mount(ASSETS, StaticFiles(directory=str(resources.files("fastapi_swagger") / "resources")), name="assets")
+@router.get("/{operation_id}/file", response_class=Response, responses={**FILE, **answers(404, 409)})
+def file(app: Audience, operation_id: Id) -> StreamingResponse:
+    """The file that an export has made. It is kept for a week."""
+    layout, pieces = app.operations.fetch(operation_id)
+    headers = {"Content-Disposition": f'attachment; filename="export-{operation_id[:12]}.{layout}"'}
+    return StreamingResponse(started(pieces), media_type=MEDIA_TYPES[layout], headers=headers)
 
 
-SHOWN: dict[str, Any] = {"tryItOutEnabled": True, "displayRequestDuration": True, "validatorUrl": None}
+def begun(operation_id: str) -> JSONResponse:
+    """The reply to what goes on in the background."""
+    made: Record = {"id": operation_id}
+    return created(made, f"/v1/operations/{operation_id}", 202)

@@ -1,60 +1,36 @@
 """`/v1/publications`: production of done runs, merged with what was published before."""
 
-import logging
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import quote
 
-from fastapi import APIRouter, BackgroundTasks, Query, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from audience.api.bodies.operations import OperationCreated
 from audience.api.bodies.publications import (
     NewPublication,
     PublicationCreated,
+    PublicationExportBody,
     PublicationList,
     PublicationSummary,
     PublicationView,
     PublishBody,
 )
-from audience.api.context import Actor, Audience, Key, Name, create_once
+from audience.api.context import Actor, Audience, Key, Name, created, key_of
 from audience.api.errors import answers
-from audience.api.files import confined
-from audience.api.runs import FILE, MEDIA_TYPES, started
-from audience.app import App
-from audience.errors import AudienceError
-from audience.labeling.export import encoded
-from audience.labeling.publish import PublicationSpec
-from audience.store.database import Record
+from audience.api.files import FILE, MEDIA_TYPES, started
+from audience.api.operations import begun
+from audience.app.requests import ExportRequest, PublicationRequest, PublishRequest
 
-log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/publications", tags=["publications"])
 
 
 @router.post("", status_code=201, response_model=PublicationCreated, responses=answers(404, 409))
 def create(app: Audience, actor: Actor, body: NewPublication, key: Key = None) -> JSONResponse:
     """Say where a publication is kept. Nothing is published yet."""
-
-    def answer(row: Record) -> Record:
-        href = f"/v1/publications/{quote(row['name'])}"
-        return {"name": row["name"], "created_at": row["created_at"], "href": href}
-
-    def save(once: Any) -> None:
-        roots = app.settings.resolved_files_roots
-        panels = _conflicts(app, body.conflict_groups)
-        spec = PublicationSpec(
-            target=confined(body.target, roots, "target")
-            if body.target
-            else app.locations.default_publication_target(),
-            target_within=tuple(map(str, roots)),
-            indexes=body.indexes,
-            conflicts=panels,
-        )
-        app.publications.add(body.name, spec, actor, once)
-
-    return create_once(app, key, {"POST": "/v1/publications", **body.model_dump(mode="json")}, save, answer, 201)
-
-
-def _conflicts(app: App, given: str | dict[str, tuple[str, ...]] | None) -> dict[str, tuple[str, ...]] | None:
-    return app.mappings.conflict_groups(given).conflicts if isinstance(given, str) else given
+    request = PublicationRequest(**body.model_dump(), confined=True)
+    made = app.publications.add(request, actor, key_of(key, "/v1/publications", body))
+    return created(made, f"/v1/publications/{quote(made['name'])}", 201)
 
 
 @router.get("")
@@ -69,62 +45,34 @@ def show(app: Audience, name: Name) -> PublicationView:
     return PublicationView.of(app.publications.get(name))
 
 
-@router.post("/{name}/preview", status_code=202, responses=answers(404, 409))
-def preview(app: Audience, actor: Actor, name: Name, body: PublishBody, after: BackgroundTasks) -> PublicationSummary:
-    """Find out what publishing these runs would change. The answer is `preview` of the publication."""
-    return _begun(app, after, _begin(app, actor, name, body, preview=True))
+@router.post("/{name}/preview", status_code=202, response_model=OperationCreated, responses=answers(404, 409))
+def preview(app: Audience, actor: Actor, name: Name, body: PublishBody) -> JSONResponse:
+    """Find out what publishing these runs would change. The answer is the operation's result, and `preview` of the
+    publication."""
+    return begun(app.publications.publish(name, PublishRequest(**body.model_dump(), preview=True), actor))
 
 
-@router.post("/{name}/publish", status_code=202, responses=answers(404, 409))
-def publish(app: Audience, actor: Actor, name: Name, body: PublishBody, after: BackgroundTasks) -> PublicationSummary:
+@router.post("/{name}/publish", status_code=202, response_model=OperationCreated, responses=answers(404, 409))
+def publish(app: Audience, actor: Actor, name: Name, body: PublishBody) -> JSONResponse:
     """Merge the production of done runs with what is published, and swap it in when it is whole."""
-    return _begun(app, after, _begin(app, actor, name, body, preview=False))
+    return begun(app.publications.publish(name, PublishRequest(**body.model_dump()), actor))
 
 
-@router.post("/{name}/resume", status_code=202, responses=answers(404, 409))
-def resume(app: Audience, actor: Actor, name: Name, after: BackgroundTasks) -> PublicationSummary:
-    """Go on with what is under way, in the place of a process that died."""
-    return _begun(app, after, app.publications.resume(name, actor))
+@router.post("/{name}/rollback", status_code=202, response_model=OperationCreated, responses=answers(404, 409))
+def rollback(app: Audience, actor: Actor, name: Name) -> JSONResponse:
+    """Bring the previous version back; once more undoes it."""
+    return begun(app.publications.roll_back(name, actor))
 
 
-def _begin(app: App, actor: str, name: str, body: PublishBody, *, preview: bool) -> Record:
-    conflicts = _conflicts(app, body.conflict_groups)
-    asked: dict[str, Any] = {"indexes": body.indexes, "conflicts": conflicts, "replace": body.replace}
-    return app.publications.begin(name, body.runs, actor, **asked, base=body.base, preview=preview)
-
-
-def _begun(app: App, after: BackgroundTasks, begun: Record) -> PublicationSummary:
-    """It is carried out after the reply. Where this process dies, it can be gone on with."""
-    after.add_task(_carry_out, app, begun)
-    return PublicationSummary.of(begun)
-
-
-def _carry_out(app: App, begun: Record) -> None:
-    try:
-        app.publications.carry_out(begun)
-    except AudienceError as error:  # it is in the record too
-        log.warning("action=publishing_failed name=%s reason=%s", begun["name"], error)
-    except Exception:
-        log.exception("action=publishing_crashed name=%s", begun["name"])
-
-
-@router.post("/{name}/rollback", responses=answers(404, 409))
-def rollback(app: Audience, actor: Actor, name: Name) -> PublicationView:
-    """Bring the former version back; once more undoes it."""
-    app.publications.roll_back(name, actor)
-    return PublicationView.of(app.publications.get(name))
-
-
-@router.delete("/{name}", status_code=204, responses=answers(404, 409))
+@router.delete("/{name}", status_code=202, response_model=OperationCreated, responses=answers(404, 409))
 def delete(
     app: Audience,
     actor: Actor,
     name: Name,
     forget: Annotated[bool, Query(description="also when its target is gone for good")] = False,
-) -> Response:
-    """Delete a publication with its tables, the present and the former ones."""
-    app.publications.delete(name, actor, forget=forget)
-    return Response(status_code=204)
+) -> JSONResponse:
+    """Delete a publication with its tables, the present and the previous ones."""
+    return begun(app.publications.delete(name, actor, forget=forget))
 
 
 @router.get("/{name}/export", response_class=Response, responses={**FILE, **answers(404, 409)})
@@ -135,6 +83,12 @@ def export(
     index: Annotated[str | None, Query(max_length=40, description="of this index only")] = None,
 ) -> StreamingResponse:
     """All published rows, as a file."""
-    rows = app.publications.exported(name, index)
+    pieces = app.exports.pieces(ExportRequest(publication=name, index=index, layout=layout))
     headers = {"Content-Disposition": f'attachment; filename="published.{layout}"'}
-    return StreamingResponse(started(encoded(rows, layout)), media_type=MEDIA_TYPES[layout], headers=headers)
+    return StreamingResponse(started(pieces), media_type=MEDIA_TYPES[layout], headers=headers)
+
+
+@router.post("/{name}/exports", status_code=202, response_model=OperationCreated, responses=answers(404, 409))
+def export_later(app: Audience, actor: Actor, name: Name, body: PublicationExportBody) -> JSONResponse:
+    """Make a file of all published rows in the background; it is fetched from the operation when it is done."""
+    return begun(app.exports.begin(ExportRequest(publication=name, index=body.index, layout=body.format), actor))

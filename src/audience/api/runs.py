@@ -2,13 +2,15 @@
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.sse import EventSourceResponse
 
+from audience.api.bodies.operations import OperationCreated
 from audience.api.bodies.runs import (
+    ExportBody,
     NewRun,
     ProductionBody,
     ResultRow,
@@ -21,92 +23,40 @@ from audience.api.bodies.runs import (
     State,
     TaskBody,
 )
-from audience.api.context import Actor, Audience, Cursor, Key, Limit, create_once, cursor_of, page
+from audience.api.context import Actor, Audience, Cursor, Key, Limit, created, following, key_of, place_after
 from audience.api.errors import answers
-from audience.api.files import confined
-from audience.api.sources import spec_of
-from audience.app import App
-from audience.errors import BadInput
-from audience.labeling.export import encoded
-from audience.labeling.groups import GroupMap
-from audience.labeling.panels import Panels, checked, default_panels
-from audience.labeling.plan import PRIORITIES, RunSpec, TaskSpec
-from audience.store.database import Record
-from audience.tables.base import SourceSpec
+from audience.api.events import HEADERS, STREAM, Watched, stream
+from audience.api.files import FILE, MEDIA_TYPES, started
+from audience.api.operations import begun
+from audience.api.sources import requested
+from audience.app.requests import ExportRequest, RunRequest, SourceRequest, TaskRequest
+from audience.app.types import FINAL
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
 Id = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", description="the whole id of a run")]
 Group = Annotated[str | None, Query(max_length=40, description="of this group only")]
-MEDIA_TYPES = {"csv": "text/csv", "jsonl": "application/jsonl", "parquet": "application/vnd.apache.parquet"}
-FILE: dict[int | str, dict[str, Any]] = {
-    200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}, "description": "the rows"}
-}
 
 
 @router.post("", status_code=202, response_model=RunCreated, responses=answers(404, 409))
 def create(app: Audience, actor: Actor, body: NewRun, key: Key = None) -> JSONResponse:
     """Ask for a run. It is checked and written down before the reply; workers carry it out."""
-
-    def answer(row: Record) -> Record:
-        return {
-            "id": row["id"],
-            "state": row["state"],
-            "created_at": row["created_at"],
-            "href": f"/v1/runs/{row['id']}",
-        }
-
-    def save(once: Any) -> None:
-        tasks = [_task(app, task, n) for n, task in enumerate(body.sources)]
-        app.runs.create(tasks, _spec(app, body), actor, PRIORITIES[body.priority], once, body.queue)
-
-    return create_once(app, key, {"POST": "/v1/runs", **body.model_dump(mode="json")}, save, answer, 202)
-
-
-def _task(app: App, body: TaskBody, number: int) -> TaskSpec:
-    for name, bound in (("start", body.start), ("end", body.end)):
-        if bound is not None and bound.tzinfo is not None:
-            raise BadInput(
-                f"sources.{number}.{name} has an offset; write the time as clocks in the source's timezone show it"
-            )
-    if isinstance(body.source, str):
-        source, name = SourceSpec.model_validate(app.store.sources.get(body.source)["spec"]), body.source
-    else:
-        source = spec_of(app, body.source)
-        name = source.table or source.url  # as it is saved: without a password
-    return TaskSpec(name=body.name or name, source=source, start=body.start, end=body.end)
-
-
-def _spec(app: App, body: NewRun) -> RunSpec:
-    s = app.settings
-    delay_s = s.production_delay_s if body.production_delay_s is None else body.production_delay_s
-    return RunSpec(
+    fields = body.model_dump(exclude={"sources", "models", "groups", "conflict_groups"})
+    request = RunRequest(
+        tasks=tuple(_task(task, n) for n, task in enumerate(body.sources)),
         models=tuple(body.models),
-        target=confined(body.target, s.resolved_files_roots, "target")
-        if body.target
-        else app.locations.default_target(),
-        target_within=tuple(map(str, s.resolved_files_roots)),
-        first_wins=body.first_wins,
-        groups=_groups(app, body.groups),
-        panels=_conflict_groups(app, body.conflict_groups),
-        seed=body.seed,
-        production=body.production,
-        production_delay_s=delay_s,
-        partition_rows=body.partition_rows or s.partition_rows,
-        bad_rows_limit=body.bad_rows_limit,
+        groups=body.groups,
+        conflict_groups=body.conflict_groups,
+        confined=True,
+        **fields,
     )
+    made = app.runs.create(request, actor, key_of(key, "/v1/runs", body))
+    return created(made, f"/v1/runs/{made['id']}", 202)
 
 
-def _groups(app: App, given: str | GroupMap | None) -> GroupMap:
-    if isinstance(given, str):
-        return app.mappings.groups(given)
-    return GroupMap.checked(given.channels, given.default) if given else GroupMap.checked({}, None)
-
-
-def _conflict_groups(app: App, given: str | Panels | None) -> Panels:
-    if isinstance(given, str):
-        return app.mappings.conflict_groups(given)
-    return checked(given, "conflict_groups") if given else default_panels()
+def _task(body: TaskBody, number: int) -> TaskRequest:
+    source = SourceRequest(saved=body.source) if isinstance(body.source, str) else requested(body.source)
+    return TaskRequest(source=source, name=body.name, start=body.start, end=body.end, where=f"sources.{number}")
 
 
 @router.get("")
@@ -118,14 +68,31 @@ def list_(
     cursor: Cursor = None,
 ) -> RunList:
     """List runs, newest first."""
-    place = page(cursor)
-    if place is not None and len(place) != 2:
-        raise BadInput("the cursor is of another list: take `next_cursor` of the page before, or leave it out")
-    before = (place[0], place[1]) if place else None
-    found = app.store.runs.page(limit + 1, state or (), created_by, before)
-    last = found[limit - 1] if len(found) > limit else None
-    following = cursor_of(last["created_at"], last["id"]) if last else None
-    return RunList(items=[RunSummary.of(run) for run in found[:limit]], next_cursor=following)
+    found = app.runs.page(limit + 1, state or (), created_by, place_after(cursor))
+    return RunList(items=[RunSummary.of(run) for run in found[:limit]], next_cursor=following(found, limit))
+
+
+@router.get("/{run_id}/events", response_class=Response, responses={**STREAM, **answers(404)})
+def events(
+    request: Request,
+    app: Audience,
+    run_id: Id,
+    last_event_id: Annotated[int | None, Header(ge=0, le=2**53, description="the last event received")] = None,
+) -> Response:
+    """Watch a run. `moved`: the run or a task changed its state; `progress`: the run as it stands."""
+    run = app.runs.get(run_id)
+    watched = Watched(
+        app,
+        run_id,
+        [run_id, *(task["id"] for task in run["tasks"])],
+        lambda: app.runs.get(run_id),
+        lambda record: RunView.of(record).model_dump_json(),
+        last_event_id or 0,
+        request.app.state.stopping,
+    )
+    if last_event_id is not None and run["state"] in FINAL and not watched.moves():
+        return Response(status_code=204)
+    return EventSourceResponse(stream(watched), headers=HEADERS)
 
 
 @router.get("/{run_id}", responses=answers(404))
@@ -196,13 +163,16 @@ def export(
     comparable: Annotated[bool, Query(description="without what differs between equal runs")] = False,
 ) -> StreamingResponse:
     """All result or production rows of a run, as a file."""
-    rows = app.runs.exported(run_id, production=of == "production", group=group, comparable=comparable)
+    request = ExportRequest(run=run_id, of=of, group=group, comparable=comparable, layout=layout)
     name = f"{of}-{run_id[:12]}.{layout}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return StreamingResponse(started(encoded(rows, layout)), media_type=MEDIA_TYPES[layout], headers=headers)
+    pieces = app.exports.pieces(request)
+    return StreamingResponse(started(pieces), media_type=MEDIA_TYPES[layout], headers=headers)
 
 
-def started(pieces: Iterator[bytes]) -> Iterable[bytes]:
-    """The pieces, the first one ready: what cannot begin is answered with a problem, not with half a file."""
-    first = next(pieces, b"")
-    return itertools.chain([first], pieces)
+@router.post("/{run_id}/exports", status_code=202, response_model=OperationCreated, responses=answers(404))
+def export_later(app: Audience, actor: Actor, run_id: Id, body: ExportBody) -> JSONResponse:
+    """Make a file of all result or production rows in the background; it is fetched from the operation when it is
+    done."""
+    request = ExportRequest(run=run_id, of=body.of, group=body.group, comparable=body.comparable, layout=body.format)
+    return begun(app.exports.begin(request, actor))

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from audience.api import errors, events, limits, mappings, models, operations, publications, runs, sources
+from audience.api import errors, limits, mappings, models, operations, publications, runs, service, sources
 from audience.api.context import whole_characters
 from audience.api.metrics import Measured, Metrics
 from audience.app import App
@@ -44,11 +44,11 @@ def create_api(app: App, host: str = LOOPBACK[0]) -> FastAPI:
     api.state.app = app
     api.state.stopping = threading.Event()
     api.state.metrics = Metrics(app)
-    for module in (sources, models, runs, publications, events, operations):
+    for module in (sources, models, runs, publications, operations, service):
         api.include_router(module.router)
     for router in (mappings.groups, mappings.conflict_groups):
         api.include_router(router)
-    operations.install_docs(api)
+    service.install_docs(api)
     errors.install(api)
     allowed = app.settings.allowed_hosts or (LOOPBACK if host in LOOPBACK else ("*",))
     api.add_middleware(limits.Limited, max_bytes=limits.MAX_BODY_BYTES)

@@ -1,41 +1,34 @@
 """`/v1/sources`: saved sources."""
 
-from dataclasses import asdict
-from typing import Any
+from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Header, Response
 from fastapi.responses import JSONResponse
 
+from audience.api.bodies.operations import OperationCreated
 from audience.api.bodies.sources import Created, DescriptionView, NewSource, SourceBody, SourceList, SourceView
-from audience.api.context import Actor, Audience, Key, Name, create_once
+from audience.api.context import Actor, Audience, Key, Name, created, key_of
 from audience.api.errors import answers
-from audience.api.files import confined
-from audience.app import App
-from audience.store.database import Record
-from audience.tables.base import SourceSpec
+from audience.api.operations import begun
+from audience.app.requests import SourceRequest
 
 router = APIRouter(prefix="/v1/sources", tags=["sources"])
 
+LATER = "respond-async"
 
-def spec_of(app: App, body: SourceBody) -> SourceSpec:
+
+def requested(body: SourceBody) -> SourceRequest:
     """A source as a request describes it; files only where they may be read."""
-    roots = app.settings.resolved_files_roots
-    url = confined(body.url, roots, "source") if body.url else app.locations.default_source()
-    return app.sources.new(url, within=tuple(map(str, roots)), **body.options())
+    return SourceRequest(location=body.url, options=body.options(), confined=True)
 
 
 @router.post("", status_code=201, response_model=Created, responses=answers(404, 409))
 def create(app: Audience, actor: Actor, body: NewSource, key: Key = None) -> JSONResponse:
     """Save a source, after looking at what is there."""
-
-    def answer(row: Record) -> Record:
-        return {"name": row["name"], "href": f"/v1/sources/{quote(row['name'])}", "created_at": row["created_at"]}
-
-    def save(once: Any) -> None:
-        app.sources.add(body.name, spec_of(app, body), actor, once)
-
-    return create_once(app, key, {"POST": "/v1/sources", **body.model_dump(mode="json")}, save, answer, 201)
+    made = app.sources.add(body.name, requested(body), actor, key_of(key, "/v1/sources", body))
+    made = {name: made[name] for name in ("name", "created_at")}
+    return created(made, f"/v1/sources/{quote(made['name'])}", 201)
 
 
 @router.get("")
@@ -47,14 +40,27 @@ def list_(app: Audience) -> SourceList:
 @router.get("/{name}", responses=answers(404))
 def show(app: Audience, name: Name) -> SourceView:
     """Show a saved source."""
-    return SourceView.of(app.store.sources.get(name))
+    return SourceView.of(app.sources.get(name))
 
 
-@router.post("/{name}/test", responses=answers(404))
-def test(app: Audience, name: Name) -> DescriptionView:
-    """Look at what a source holds: columns, rows, time span, index, first rows."""
-    spec = SourceSpec.model_validate(app.store.sources.get(name)["spec"])
-    return DescriptionView.model_validate(asdict(app.locations.source(spec).describe()))
+@router.post(
+    "/{name}/test",
+    response_model=DescriptionView,
+    responses={202: {"model": OperationCreated, "description": "it goes on in the background"}, **answers(404, 409)},
+)
+def describe(
+    app: Audience,
+    actor: Actor,
+    name: Name,
+    prefer: Annotated[str | None, Header(max_length=200, description="respond-async: do not wait for it")] = None,
+) -> Response:
+    """Look at what a source holds: columns, rows, time span, index, first rows. What takes longer goes on in the
+    background, as an operation that can be cancelled."""
+    operation_id = app.sources.begin_test(SourceRequest(saved=name), actor)
+    if LATER in (prefer or "") or not app.operations.ends_soon(operation_id):
+        return begun(operation_id)
+    result = app.operations.check_done(operation_id)["result"]
+    return JSONResponse(DescriptionView.model_validate(result).model_dump(mode="json"))
 
 
 @router.delete("/{name}", status_code=204, responses=answers(404))

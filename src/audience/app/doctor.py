@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
-from pydantic import SecretStr
-
+from audience.app.requests import SourceRequest
 from audience.app.root import App
+from audience.app.service import messages
 from audience.labeling.plan import RunSpec
 from audience.settings import Settings
 from audience.store.database import make_home
@@ -76,11 +76,7 @@ def _check_blobs(app: App) -> Finding:
 
 
 def _check_broker(settings: Settings) -> Finding:
-    from audience.jobs.celery_app import lengths, make_celery
-
-    lanes, broker_url = parse_lanes(settings.queues), (settings.broker_url or SecretStr("")).get_secret_value()
-    times = {"visibility_timeout_s": settings.visibility_timeout_s, "stop_s": settings.stop_s}
-    waiting = lengths(make_celery(broker_url, prefix=settings.queue_prefix, lanes=lanes, **times), lanes)
+    waiting = messages(settings, parse_lanes(settings.queues)) or {}
     return Finding("broker", "ok", ", ".join(f"{name}: {n}" for name, n in waiting.items()))
 
 
@@ -95,7 +91,7 @@ def _check_workers(app: App) -> Finding:
 
 
 def _check_source(app: App, reference: str) -> list[Finding]:
-    source = app.locations.source(app.sources.spec(reference))
+    source = app.locations.source(app.sources.spec(SourceRequest(reference=reference)))
     return [Finding(f"source {without_password(reference)}", "ok", f"roles: {', '.join(source.roles)}")]
 
 

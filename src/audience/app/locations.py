@@ -1,6 +1,7 @@
 """Where data comes from and goes to: what a reference means, how it is saved, and how it is opened."""
 
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 from audience.app.references import absolute
 from audience.errors import BadInput
@@ -14,6 +15,8 @@ from audience.store.secrets import Secrets
 from audience.tables import registry as tables
 from audience.tables.base import Source, SourceSpec, Target
 from audience.tables.publications import Publisher
+
+CERTIFICATES = ("ssl_ca", "sslrootcert")
 
 
 class Locations:
@@ -44,6 +47,24 @@ class Locations:
         if url := self.settings.resolved_publication_url:
             return url
         raise BadInput("say where the new publication is to be kept (target), or set AUDIENCE_PUBLICATION_URL")
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """The folders below which files may be read and written over HTTP."""
+        return tuple(map(str, self.settings.resolved_files_roots))
+
+    def confined(self, reference: str, what: str) -> str:
+        """A path or URL whose file lies below one of the roots, links followed; a relative path is meant below the
+        first. It is judged again whenever it is opened: a link may be made later. A server's URL stays as it is."""
+        path = tables.path_of(reference, what)
+        if path is None:
+            for name, value in parse_qsl(urlsplit(reference).query):
+                if name in CERTIFICATES:
+                    tables.check_within(value, self.roots)
+            return reference
+        whole = path if path.startswith("/") else f"{self.roots[0]}/{path}"
+        tables.check_within(whole, self.roots)
+        return f"sqlite:///{whole}" if reference.lower().startswith("sqlite:") else whole
 
     # as they are saved
 

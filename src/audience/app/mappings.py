@@ -2,23 +2,49 @@
 
 from audience.app.references import check_name
 from audience.labeling.groups import GroupMap
-from audience.labeling.panels import Panels
+from audience.labeling.panels import Panels, checked, default_panels
+from audience.store.database import Record
 from audience.store.records import Store
 
 
 class Mappings:
+    """`kind` is `groups` or `conflict_groups`."""
+
     def __init__(self, store: Store) -> None:
         self.store = store
 
+    def all(self, kind: str) -> list[Record]:
+        return self.store.mappings.all(kind)
+
+    def get(self, kind: str, name: str) -> Record:
+        return self.store.mappings.get(kind, name)
+
+    def remove(self, kind: str, name: str, actor: str) -> None:
+        self.store.mappings.remove(kind, name, actor)
+
+    def resolved_groups(self, given: str | GroupMap | None) -> GroupMap:
+        """Saved ones by their name, or those given; by default everything is one group."""
+        if isinstance(given, str):
+            return self.groups(given)
+        return GroupMap.checked(given.channels, given.default) if given else GroupMap.checked({}, None)
+
+    def resolved_panels(self, given: str | Panels | None) -> Panels:
+        """Saved ones by their name, or those given; by default those of the package."""
+        if isinstance(given, str):
+            return self.conflict_groups(given)
+        return checked(given, "conflict_groups") if given else default_panels()
+
     def save_groups(self, name: str, groups: GroupMap, actor: str) -> None:
         check_name(name, "group map")
-        self.store.mappings.save("groups", name, groups.model_dump(mode="json"), actor)
+        checked_groups = GroupMap.checked(groups.channels, groups.default)
+        self.store.mappings.save("groups", name, checked_groups.model_dump(mode="json"), actor)
 
     def groups(self, name: str) -> GroupMap:
         return GroupMap.model_validate(self.store.mappings.get("groups", name)["definition"])
 
     def save_conflict_groups(self, name: str, panels: Panels, actor: str) -> None:
         check_name(name, "set of conflict groups")
+        panels = checked(panels, "conflicts")
         self.store.mappings.save("conflict_groups", name, panels.model_dump(mode="json"), actor)
 
     def conflict_groups(self, name: str) -> Panels:

@@ -11,7 +11,7 @@ from audience.models.rules.definition import RuleSet
 from audience.models.rules.files import load_rules
 from audience.models.rules.model import explain
 from audience.store.database import Record, digest_of
-from audience.store.idempotency import Once
+from audience.store.idempotency import IdempotencyKey
 from audience.store.records import Store
 
 
@@ -27,12 +27,12 @@ class Models:
         return self.save(name, rules, actor, warnings), warnings
 
     def save(
-        self, name: str, rules: RuleSet, actor: str, warnings: Iterable[str] = (), once: Once | None = None
+        self, name: str, rules: RuleSet, actor: str, warnings: Iterable[str] = (), key: IdempotencyKey | None = None
     ) -> str:
         """`name@version`; the same rules again are the same version."""
         check_name(name, "model")
         definition = rules.model_dump(mode="json", exclude_defaults=True)
-        return self.store.models.add(name, "rules", digest_of(definition), definition, list(warnings), actor, once)
+        return self.store.models.add(name, "rules", digest_of(definition), definition, list(warnings), actor, key)
 
     def all(self) -> list[Record]:
         """Every version; `definition` is null of large ones."""

@@ -5,34 +5,59 @@ from collections.abc import Iterable, Iterator, Sequence
 import pyarrow as pa
 
 from audience.app.locations import Locations
+from audience.app.mappings import Mappings
 from audience.app.references import check_name
+from audience.app.requests import PublicationRequest, PublishRequest
 from audience.app.runs import Runs
 from audience.errors import AudienceError, BadInput, Conflict, NotFound
-from audience.jobs.publishing import Publishers
+from audience.jobs.publishing import PublishingJobs
 from audience.labeling import export as exports
 from audience.labeling.panels import Panels, checked
 from audience.labeling.plan import RunSpec
-from audience.labeling.publish import Progress, PublicationSpec, by_index, check_indexes
+from audience.labeling.publish import PublicationSpec, by_index, check_indexes
 from audience.store.database import Record
-from audience.store.idempotency import Once
+from audience.store.idempotency import IdempotencyKey
 from audience.store.records import Store
 from audience.tables.publications import Publisher
 
 
 class Publications:
-    def __init__(self, store: Store, locations: Locations, runs: Runs) -> None:
+    """Whatever is done with a publication is an operation, which workers carry out."""
+
+    def __init__(
+        self, store: Store, locations: Locations, mappings: Mappings, runs: Runs, jobs: PublishingJobs
+    ) -> None:
         self.store = store
         self.locations = locations
+        self.mappings = mappings
         self.runs = runs
+        self.jobs = jobs
 
-    def add(self, name: str, spec: PublicationSpec, actor: str, once: Once | None = None) -> None:
-        """Saves a publication after its target was looked into; nothing is published yet."""
-        check_name(name, "publication")
-        target, secret = self.locations.sealed_target(spec.target)
-        spec = spec.model_copy(update={"target": target, "target_secret": secret or spec.target_secret})
+    def add(self, request: PublicationRequest, actor: str, key: IdempotencyKey | None = None) -> Record:
+        """Saves a publication after its target was looked into; its name and time. Nothing is published yet."""
+        if key and (made := self.store.answers.made(key)):
+            return made
+        check_name(request.name, "publication")
+        target = request.target
+        if target is None:
+            target = self.locations.default_publication_target()
+        elif request.confined:
+            target = self.locations.confined(target, "target")
+        target, secret = self.locations.sealed_target(target)
+        spec = PublicationSpec(
+            target=target,
+            target_secret=secret,
+            target_within=self.locations.roots if request.confined else (),
+            indexes=request.indexes,
+            conflicts=self._conflicts(request.conflict_groups),
+        )
         check_indexes(spec.indexes)
-        self.locations.publisher({"id": "", "name": name}, spec).versions()
-        self.store.publications.add(name, spec.model_dump(mode="json"), actor, once)
+        self.locations.publisher({"id": "", "name": request.name}, spec).versions()
+        return self.store.publications.add(request.name, spec.model_dump(mode="json"), actor, key)
+
+    def _conflicts(self, given: str | dict[str, tuple[str, ...]] | None) -> dict[str, tuple[str, ...]] | None:
+        """Saved conflict groups by their name, or those given."""
+        return self.mappings.conflict_groups(given).conflicts if isinstance(given, str) else given
 
     def is_target(self, saved: str, reference: str) -> bool:
         """Whether a reference means this saved target."""
@@ -51,39 +76,19 @@ class Publications:
         except AudienceError as error:
             return {**record, "where": {}, "error": record["error"] or str(error)}
 
-    def begin(
-        self,
-        name: str,
-        runs: Sequence[str],
-        actor: str,
-        *,
-        indexes: dict[str, tuple[str, ...]] | None = None,
-        conflicts: dict[str, tuple[str, ...]] | None = None,
-        replace: bool = False,
-        preview: bool = False,
-        base: int | None = None,
-    ) -> Record:
+    def publish(self, name: str, request: PublishRequest, actor: str) -> str:
         """Begins to merge the production of done runs with what is published, and to swap it in unless it is a
-        `preview`; what `carry_out` is to do. `base`: the version that must be published now."""
+        preview; the id of the operation, whose result are the changes by index and panel."""
         spec = PublicationSpec.model_validate(self.store.publications.get(name)["spec"])
-        run_ids = list(dict.fromkeys(self.runs.find(run) for run in runs))
-        indexes = spec.indexes if indexes is None else indexes
+        run_ids = list(dict.fromkeys(self.runs.find(run) for run in request.runs))
+        indexes = spec.indexes if request.indexes is None else request.indexes
         check_indexes(indexes)
-        publishers = self._publishers()
-        by_index(publishers.parts(run_ids), indexes)
-        conflicts = conflicts or spec.conflicts or self._conflicts_of(run_ids)
+        by_index(self.jobs.parts(run_ids), indexes)
+        conflicts = self._conflicts(request.conflict_groups) or spec.conflicts or self._conflicts_of(run_ids)
         checked(Panels(conflicts=conflicts), "conflict groups")
-        asked: Record = {"action": "preview" if preview else "publish", "runs": run_ids, "replace": replace}
-        asked |= {"indexes": indexes, "conflicts": conflicts}
-        return self.store.publications.begin(name, asked, actor, base)
-
-    def resume(self, name: str, actor: str) -> Record:
-        """Begins to go on with what is under way, in the place of whoever began it."""
-        return self.store.publications.take_over(name, actor)
-
-    def carry_out(self, begun: Record, progress: Progress | None = None) -> list[Record]:
-        """Does what was begun; the changes by index and panel."""
-        return self._publishers().carry_out(begun, progress)
+        details: Record = {"runs": run_ids, "replace": request.replace, "indexes": indexes, "conflicts": conflicts}
+        action = "preview_publication" if request.preview else "publish"
+        return self.store.publications.begin(name, action, details, actor, request.base)
 
     def _conflicts_of(self, run_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Those that all the runs have."""
@@ -94,19 +99,18 @@ class Publications:
             raise BadInput("the runs were made with different conflict groups: say which the publication goes by")
         return found[0].conflicts
 
-    def roll_back(self, name: str, actor: str) -> None:
-        """Brings the former version back; doing so again undoes it."""
+    def roll_back(self, name: str, actor: str) -> str:
+        """Begins to bring the previous version back; doing so again undoes it. The id of the operation."""
         record = self.store.publications.get(name)
         versions = self.locations.publisher(record, PublicationSpec.model_validate(record["spec"])).versions()
         if not versions.previous:
-            raise Conflict(f"{name!r} has no former version to bring back", record["state"])
-        asked = {"action": "roll_back", "version": versions.previous}
-        self._publishers().carry_out(self.store.publications.begin(name, asked, actor))
+            raise Conflict(f"{name!r} has no previous version to bring back", "idle")
+        return self.store.publications.begin(name, "roll_back", {"version": versions.previous}, actor)
 
-    def delete(self, name: str, actor: str, *, forget: bool = False) -> None:
-        """Drops its tables; `forget`: also when its target cannot be reached, where they then stay."""
-        asked = {"action": "delete", "forget": forget}
-        self._publishers().carry_out(self.store.publications.begin(name, asked, actor))
+    def delete(self, name: str, actor: str, *, forget: bool = False) -> str:
+        """Begins to drop its tables; `forget`: also when its target cannot be reached, where they then stay. The id of
+        the operation."""
+        return self.store.publications.begin(name, "delete_publication", {"forget": forget}, actor)
 
     def exported(self, name: str, index: str | None = None) -> exports.Rows:
         """All rows that are published, or those of one index, as they are read."""
@@ -116,9 +120,6 @@ class Publications:
         if index is not None and index not in indexes:
             raise NotFound(f"{name!r} has no index {index!r}; it has: {', '.join(indexes) or 'none yet'}")
         return exports.Rows(_published(publisher, [index] if index else indexes), exports.PUBLISHED_SCHEMA)
-
-    def _publishers(self) -> Publishers:
-        return Publishers(self.store, self.locations.target, self.locations.publisher)
 
 
 def _published(publisher: Publisher, indexes: Iterable[str]) -> Iterator[pa.RecordBatch]:

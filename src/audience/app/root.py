@@ -1,33 +1,41 @@
 """The composition root: Settings -> App."""
 
-import time
-from collections.abc import Callable, Sequence
+from functools import cached_property
 
+from audience.app.exports import Exports
 from audience.app.locations import Locations
 from audience.app.mappings import Mappings
 from audience.app.models import Models
+from audience.app.operations import Operations
 from audience.app.publications import Publications
 from audience.app.runs import Runs
 from audience.app.sources import Sources
-from audience.errors import NotFound
-from audience.jobs.leases import RetryPolicy
-from audience.jobs.local_worker import LocalWorker
-from audience.jobs.steps import Steps
-from audience.jobs.worker_status import roster
+from audience.jobs.exporting import ExportJobs
+from audience.jobs.kinds import JobKind, OperationKind
+from audience.jobs.labeling import LabelingJobs
+from audience.jobs.publishing import PublishingJobs
+from audience.jobs.sweeping import SweepingJobs
+from audience.jobs.testing import TestingJobs
 from audience.settings import Settings
-from audience.store.database import Record, make_home
+from audience.store import publications, runs
+from audience.store.database import make_home
 from audience.store.engines import open_engine
 from audience.store.migrate import migrate
-from audience.store.queues import parse_lanes
 from audience.store.records import open_store
 from audience.store.secrets import Secrets
-from audience.store.states import FINAL
 
 LOCAL = "local"
 """The actor until access control is on."""
 
-WATCH_S = 0.1
 MIGRATION_S = 3600
+
+OPERATION_KINDS = {
+    "run": OperationKind(cancelling=runs.abort_tasks),
+    "publication": OperationKind(cancelling=publications.discard),
+    "source_test": OperationKind(),
+    "export": OperationKind(),
+    "sweep": OperationKind(),
+}
 
 
 class App:
@@ -41,52 +49,22 @@ class App:
         self.sources = Sources(self.store, self.locations)
         self.models = Models(self.store)
         self.mappings = Mappings(self.store)
-        self.runs = Runs(self.store, self.locations)
-        self.publications = Publications(self.store, self.locations, self.runs)
+        self.runs = Runs(self.store, self.locations, self.sources, self.mappings)
+        publishing = PublishingJobs(self.store, self.locations.target, self.locations.publisher)
+        self.publications = Publications(self.store, self.locations, self.mappings, self.runs, publishing)
+        self.exports = Exports(self.store, self.runs, self.publications)
+        self.operations = Operations(settings, self.store, lambda: self.job_kinds, OPERATION_KINDS)
 
-    # the work
-
-    def worker(
-        self, threads: int | None = None, run_id: str | None = None, queues: Sequence[str] | None = None
-    ) -> LocalWorker:
-        """A worker in this process, not started; of this run only, if one is given, whatever its queue."""
-        return LocalWorker(
-            self.store,
-            self.steps(),
-            threads=threads or self.settings.threads,
-            policy=RetryPolicy.of(self.settings),
-            lanes=parse_lanes(queues or self.settings.queues),
-            run_id=run_id,
-        )
-
-    def workers(self) -> list[Record]:
-        """Who is alive, and works on what; looks for a moment."""
-        return roster(self.store, self.settings.lease_s)
-
-    def steps(self) -> Steps:
-        """What carries out jobs in this process."""
-        return Steps(self.store, self.models.load, self.locations.source, self.locations.target)
-
-    def work_on(self, run_id: str, progress: Callable[[Record], bool | None] | None = None) -> None:
-        """Carries out a run in this process until it has ended, beside whatever workers there are. `progress` is told
-        how the run stands now and then; when it returns true, the rest is left to others."""
-        worker = self.worker(run_id=run_id)
-        worker.start()
-        try:
-            while (run := self._unfinished(run_id)) is not None:
-                if progress and progress(run):
-                    return
-                time.sleep(WATCH_S)
-        finally:
-            worker.stop()
-
-    def _unfinished(self, run_id: str) -> Record | None:
-        """The run as it stands; None when it has ended, or is no more."""
-        try:
-            run = self.store.runs.show(run_id)
-        except NotFound:
-            return None
-        return None if run["state"] in FINAL and not self.store.jobs.is_open(run_id) else run
+    @cached_property
+    def job_kinds(self) -> dict[str, JobKind]:
+        """The list of what can be done in the background, by name of the job."""
+        return {
+            **LabelingJobs(self.store, self.models.load, self.locations.source, self.locations.target).kinds(),
+            **self.publications.jobs.kinds(),
+            **TestingJobs(self.store, self.locations.source).kinds(),
+            **ExportJobs(self.store, self.exports.rows_of).kinds(),
+            **SweepingJobs(self.store).kinds(),
+        }
 
 
 def migrate_store(settings: Settings) -> tuple[str | None, str]:

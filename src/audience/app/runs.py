@@ -2,11 +2,14 @@
 
 import contextlib
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
 from audience.app.locations import Locations
+from audience.app.mappings import Mappings
+from audience.app.requests import PRIORITIES, RunRequest, TaskRequest
+from audience.app.sources import Sources
 from audience.errors import AudienceError, BadInput, NotFound
 from audience.labeling import export as exports
 from audience.labeling.plan import RunSpec, TaskSpec, check_tasks
@@ -14,32 +17,32 @@ from audience.labeling.sampling import scan
 from audience.labeling.statistics import PartitionStatistics, sampled, so_far
 from audience.models.registry import kind_of
 from audience.store.database import Record
-from audience.store.idempotency import Once
-from audience.store.queues import DEFAULT, check_queue
+from audience.store.idempotency import IdempotencyKey
+from audience.store.queues import check_queue
 from audience.store.records import Store
+from audience.store.runs import KIND, abort_tasks
 from audience.tables.base import RESULT_SCHEMA, Target
 
 
 class Runs:
     """What is asked of a run is written down; workers carry it out. A reference is the start of an id, or `last`."""
 
-    def __init__(self, store: Store, locations: Locations) -> None:
+    def __init__(self, store: Store, locations: Locations, sources: Sources, mappings: Mappings) -> None:
         self.store = store
         self.locations = locations
+        self.sources = sources
+        self.mappings = mappings
 
-    def create(
-        self,
-        tasks: Sequence[TaskSpec],
-        spec: RunSpec,
-        actor: str,
-        priority: int = 0,
-        once: Once | None = None,
-        queue: str = DEFAULT,
-    ) -> str:
-        """Checks that everything opens and fits, and writes the run down for workers to carry out; its id."""
-        check_tasks(tuple(tasks))
-        check_queue(queue)
-        saved = [self.store.models.get(reference) for reference in spec.models]
+    def create(self, request: RunRequest, actor: str, key: IdempotencyKey | None = None) -> Record:
+        """Checks that everything opens and fits, and writes the run down for workers to carry out; its id, state, time,
+        and warnings."""
+        if key and (made := self.store.answers.made(key)):
+            return {"warnings": [], **made}
+        tasks = tuple(self._task(task) for task in request.tasks)
+        check_tasks(tasks)
+        check_queue(request.queue)
+        spec = self._spec(request)
+        saved = [self.store.models.get(reference) for reference in request.models]
         fields = tuple(dict.fromkeys(field for m in saved for field in kind_of(m["kind"]).fields(m["definition"])))
         for task in tasks:
             self._check_fields(task, fields)
@@ -50,8 +53,43 @@ class Runs:
         secret = secret or spec.target_secret
         spec = spec.model_copy(update={"target": target, "target_secret": secret, "models": names})
         self.locations.target(spec).check()
-        asked = [task.model_dump(mode="json") for task in tasks]
-        return self.store.runs.add(spec.model_dump(mode="json"), asked, actor, priority, once, queue)
+        task_specs = [task.model_dump(mode="json") for task in tasks]
+        priority = PRIORITIES[request.priority]
+        made = self.store.runs.add(spec.model_dump(mode="json"), task_specs, actor, priority, key, request.queue)
+        labels = [label for m in saved for label in kind_of(m["kind"]).labels(m["definition"])]
+        return {**made, "warnings": _warnings(request, spec, labels)}
+
+    def _task(self, request: TaskRequest) -> TaskSpec:
+        for name, bound in (("start", request.start), ("end", request.end)):
+            if bound is not None and bound.tzinfo is not None:
+                raise BadInput(
+                    f"{request.where}.{name} has an offset; write the time as clocks in the source's timezone show it"
+                )
+        spec = self.sources.spec(request.source)
+        name = request.name or self.sources.task_name(request.source, spec)
+        return TaskSpec(name=name, source=spec, start=request.start, end=request.end)
+
+    def _spec(self, request: RunRequest) -> RunSpec:
+        settings = self.locations.settings
+        target = request.target
+        if target is None:
+            target = self.locations.default_target()
+        elif request.confined:
+            target = self.locations.confined(target, "target")
+        delay_s = request.production_delay_s
+        return RunSpec(
+            models=request.models,
+            target=target,
+            target_within=self.locations.roots if request.confined else (),
+            first_wins=request.first_wins,
+            groups=self.mappings.resolved_groups(request.groups),
+            panels=self.mappings.resolved_panels(request.conflict_groups),
+            seed=request.seed,
+            production=request.production,
+            production_delay_s=settings.production_delay_s if delay_s is None else delay_s,
+            partition_rows=request.partition_rows or settings.partition_rows,
+            bad_rows_limit=request.bad_rows_limit,
+        )
 
     def _check_fields(self, task: TaskSpec, fields: tuple[str, ...]) -> None:
         roles = self.locations.source(task.source).roles
@@ -65,7 +103,7 @@ class Runs:
     def abort(self, reference: str, actor: str) -> str:
         """Stops a run; what is finished is kept. Workers bring it to an end; its id."""
         run_id = self.find(reference)
-        self.store.runs.abort(run_id, actor)
+        self.store.operations.cancel(run_id, actor, abort_tasks)
         return run_id
 
     def resume(self, reference: str, actor: str) -> str:
@@ -99,7 +137,29 @@ class Runs:
 
     def find(self, reference: str) -> str:
         """The id of a run, by the beginning of one, or `last`."""
-        return str(self.store.runs.find(reference)["id"])
+        return str(self.store.operations.find(reference, KIND)["id"])
+
+    def page(
+        self,
+        limit: int = 50,
+        states: Sequence[str] = (),
+        created_by: str | None = None,
+        before: tuple[str, str] | None = None,
+    ) -> list[Record]:
+        """Newest first; those before (created_at, id), in these states, of this actor."""
+        return self.store.runs.page(limit, states, created_by, before)
+
+    def rows_read(self) -> int:
+        """Rows read by the runs that are not deleted."""
+        return self.store.runs.rows_read()
+
+    def where(self, run: Record) -> dict[str, tuple[str, str | None]]:
+        """group -> its result table and its production table (null: not made), as a person can look them up."""
+        target = self.locations.target(RunSpec.model_validate(run["spec"]))
+        numbers = [pair for task in run["tasks"] for pair in (task["report"] or {}).get("groups", {}).items()]
+        made = {group for group, found in numbers if "production" in found}
+        groups = dict.fromkeys(group for group, _ in numbers)
+        return {g: (target.where(g), target.where(g, production=True) if g in made else None) for g in groups}
 
     def get(self, reference: str) -> Record:
         """A run with its tasks: how far each is, its report when there is one, its numbers so far as long as there is
@@ -166,9 +226,16 @@ class Runs:
         return target
 
 
+def _warnings(request: RunRequest, spec: RunSpec, labels: Iterable[str]) -> list[str]:
+    """Panels that a user has written into conflict groups, and that nothing is labelled as."""
+    if request.conflict_groups is None:
+        return []
+    return [f"no label of these models is written as {panel}" for panel in spec.panels.unknown(labels)]
+
+
 def _begun(run: Record) -> list[Record]:
     """The tasks that may have something in the target."""
-    return [task for task in run["tasks"] if task["touched"]]
+    return [task for task in run["tasks"] if task["may_have_rows"]]
 
 
 def _shown(task: Record, counts: list[Record] | None) -> Record:

@@ -7,14 +7,13 @@ from typing import Annotated
 import typer
 
 from audience.app import LOCAL
+from audience.app.requests import RunRequest, SourceRequest, TaskRequest
+from audience.app.types import load_groups
 from audience.cli import options as o
 from audience.cli import show
 from audience.cli.runs import carry_out, report
 from audience.cli.show import console
 from audience.demo.posts import build_posts
-from audience.labeling.groups import load_groups
-from audience.labeling.panels import default_panels
-from audience.labeling.plan import RunSpec, TaskSpec
 
 POSTS = "posts.db"
 LABELS = "labels.db"
@@ -35,10 +34,12 @@ def demo(
         topics, _ = app.models.add("post_labels", bundled / "post_labels.json", LOCAL)
         console.print(f"[bold]{gender}[/]  keywords on the author    [bold]{topics}[/]  regexes on the content\n")
         groups = load_groups(bundled / "groups.csv", default="others")
-    task = TaskSpec(name="posts", source=app.sources.spec(str(folder / POSTS), table="posts"))
+    source = SourceRequest(location=str(folder / POSTS), options={"table": "posts"})
     target = folder / LABELS
-    spec = RunSpec(models=(gender, topics), target=str(target), groups=groups, panels=default_panels())
-    run = carry_out(app, app.runs.create([task], spec, LOCAL))
+    request = RunRequest(
+        tasks=(TaskRequest(source=source, name="posts"),), models=(gender, topics), target=str(target), groups=groups
+    )
+    run = carry_out(app, app.runs.create(request, LOCAL)["id"])
     report(app, run)
     console.rule("3  a sample, with what was matched")
     show.sample(app.runs.sample(run["id"], 1, group="reviews") + app.runs.sample(run["id"], 1, group="comments"))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from audience.cli import models, publications, runs, service, show, sources
+from audience.cli import models, operations, publications, runs, service, show, sources
 from audience.cli.demo import demo
 from audience.cli.options import Json
 from audience.cli.show import console, errors
@@ -31,6 +31,7 @@ app.command()(runs.export)
 app.command()(publications.publish)
 app.add_typer(publications.commands, name="publication")
 app.add_typer(runs.commands, name="run")
+app.add_typer(operations.commands, name="operation")
 app.add_typer(sources.commands, name="source")
 app.add_typer(models.commands, name="model")
 app.command()(service.up)

@@ -7,9 +7,10 @@ import typer
 from pydantic import ValidationError
 
 from audience.app import App
+from audience.app.requests import SourceRequest
+from audience.app.types import SourceSpec
 from audience.errors import BadInput
 from audience.settings import read_settings
-from audience.tables.base import SourceSpec
 
 DETAILS = tuple(name for name in SourceSpec.model_fields if name not in ("url", "table", "roles", "within"))
 
@@ -26,6 +27,13 @@ Details = Annotated[
 
 def open_app() -> App:
     return App(read_settings())
+
+
+def source_request(
+    reference: str | None, table: str | None, roles: list[str] | None, details: list[str] | None
+) -> SourceRequest:
+    """A saved source, path or URL with what is told beside it; None: the server that the settings name."""
+    return SourceRequest(reference=reference, options=source_options(table, roles, details))
 
 
 def source_options(table: str | None, roles: list[str] | None, details: list[str] | None) -> dict[str, Any]:

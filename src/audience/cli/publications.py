@@ -9,14 +9,13 @@ import typer
 from rich.markup import escape
 
 from audience.app import LOCAL, App
+from audience.app.requests import ExportRequest, PublicationRequest, PublishRequest
+from audience.app.types import load_panels, under_way
 from audience.cli import options as o
 from audience.cli import show
-from audience.cli.show import console, errors
+from audience.cli.operations import carried_out, finished, written
+from audience.cli.show import console
 from audience.errors import AudienceError, BadInput, NotFound
-from audience.labeling import export as exports
-from audience.labeling.panels import load_panels
-from audience.labeling.publish import PublicationSpec
-from audience.store.publications import IDLE, under_way
 
 commands = typer.Typer(help="Publications: what is published, since when, and from which runs.", no_args_is_help=True)
 
@@ -42,25 +41,25 @@ def publish(
     asks = not (yes or preview)
     if asks and (as_json or not sys.stdin.isatty()):
         raise BadInput("nobody is there to be asked: give --yes to publish, or --preview to see what would change")
-    indexes = o.index_options(index)
     conflicts = load_panels(conflict_groups).conflicts if conflict_groups else None
-    spec = PublicationSpec(target="", indexes=indexes or {}, conflicts=conflicts)
-    asked: dict[str, Any] = {"indexes": indexes, "conflicts": conflicts, "replace": replace}
-    version, is_new = _present_version(app, name, target, spec)
+    request = PublishRequest(
+        runs=tuple(run), replace=replace, indexes=o.index_options(index), conflict_groups=conflicts, preview=not yes
+    )
+    version, is_new = _present_version(app, name, target, request)
     try:
-        begun = app.publications.begin(name, run, LOCAL, **asked, preview=asks or preview)
+        begun = app.publications.publish(name, request, LOCAL)
     except AudienceError:
         if is_new:
             _forget(app, name)
         raise
-    changes = _carried_out(app, begun, hidden=as_json)
+    changes = finished(app, begun, hidden=as_json)["result"]
     if asks or preview:
         _show(app, name, changes, as_json=as_json and preview)
     if preview or (asks and not typer.confirm("publish this?")):
         return
     if asks:
-        begun = app.publications.begin(name, run, LOCAL, **asked, base=version)
-        _carried_out(app, begun, hidden=as_json)
+        begun = app.publications.publish(name, request.model_copy(update={"preview": False, "base": version}), LOCAL)
+        finished(app, begun, hidden=as_json)
     _report(app, name, None if asks else changes, as_json=as_json)
 
 
@@ -68,43 +67,35 @@ def _forget(app: App, name: str) -> None:
     """A publication that is new stays only if something could begin with it: the next attempt may make it anew. One
     that somebody else has begun with meanwhile stays."""
     with contextlib.suppress(AudienceError):
-        record = app.store.publications.get(name)
-        if record["state"] == IDLE and not record["numbered"]:
-            app.publications.delete(name, LOCAL, forget=True)
+        record = app.publications.get(name)
+        if record["doing"] is None and not record["numbered"]:
+            finished(app, app.publications.delete(name, LOCAL, forget=True), hidden=True)
 
 
-def _present_version(app: App, name: str, target: str | None, spec: PublicationSpec) -> tuple[int, bool]:
+def _present_version(app: App, name: str, target: str | None, request: PublishRequest) -> tuple[int, bool]:
     """(version, whether it is new) of a publication, which is made like this if there is none yet, or only one that
     never had a version."""
     try:
-        record = app.store.publications.get(name)
+        record = app.publications.get(name)
     except NotFound:
-        _add(app, name, target, spec)
+        _add(app, name, target, request)
         return 0, True
     if target is not None and not app.publications.is_target(record["spec"]["target"], target):
         if record["version"]:
             raise BadInput(
                 f"{name!r} is kept in {record['spec']['target']}: leave --target out, or choose another name"
             )
-        app.publications.delete(name, LOCAL, forget=True)
-        _add(app, name, target, spec)
+        finished(app, app.publications.delete(name, LOCAL, forget=True), hidden=True)
+        _add(app, name, target, request)
         return 0, True
     return int(record["version"]), False
 
 
-def _add(app: App, name: str, target: str | None, spec: PublicationSpec) -> None:
-    spec = spec.model_copy(update={"target": target or app.locations.default_publication_target()})
-    app.publications.add(name, spec, LOCAL)
-
-
-def _carried_out(app: App, begun: dict[str, Any], *, hidden: bool) -> list[dict[str, Any]]:
-    """The changes, made behind a progress bar."""
-    try:
-        with show.Bars([begun["name"]], hidden=hidden) as bars:
-            return app.publications.carry_out(begun, lambda n, total: bars.add(0, n, total))
-    except KeyboardInterrupt:
-        errors.print(f"stopped; `audience publication show {escape(begun['name'])}` says what is published")
-        raise
+def _add(app: App, name: str, target: str | None, request: PublishRequest) -> None:
+    made = PublicationRequest(
+        name=name, target=target, indexes=request.indexes or {}, conflict_groups=request.conflict_groups
+    )
+    app.publications.add(made, LOCAL)
 
 
 def _show(app: App, name: str, changes: list[dict[str, Any]], *, as_json: bool) -> None:
@@ -141,8 +132,11 @@ def list_(as_json: o.Json = False) -> None:
     if as_json:
         show.as_json([_plain(record) for record in found])
         return
-    rows = [(r["name"], r["state"], r["version"] or None, r["former"] or None, r["spec"]["target"]) for r in found]
-    show.table("", ("publication", "state", "version", "former", "target"), rows)
+    rows = [
+        (r["name"], "busy" if r["doing"] else "idle", r["version"] or None, r["previous"] or None, r["spec"]["target"])
+        for r in found
+    ]
+    show.table("", ("publication", "state", "version", "previous", "target"), rows)
 
 
 @commands.command("show")
@@ -152,9 +146,13 @@ def show_(name: Name, as_json: o.Json = False) -> None:
     if as_json:
         show.as_json(_plain(found))
         return
-    console.print(f"[bold]{escape(name)}[/]  {found['state']}  {escape(found['spec']['target'])}", soft_wrap=True)
-    if found["asked"]:
-        console.print(f"{escape(under_way(found))}; after a crash: audience publication resume {escape(name)}")
+    console.print(
+        f"[bold]{escape(name)}[/]  {'busy' if found['doing'] else 'idle'}  {escape(found['spec']['target'])}",
+        soft_wrap=True,
+    )
+    if found["doing"]:
+        doing = found["operation_id"][:12]
+        console.print(f"{escape(under_way(found))}; to go on with it here: audience operation wait {doing}")
     if found["error"]:
         console.print(f"[red]{escape(found['error'])}[/]", soft_wrap=True)
     for index, where in found["where"].items():
@@ -165,8 +163,8 @@ def show_(name: Name, as_json: o.Json = False) -> None:
 
 def _version(found: dict[str, Any], version: dict[str, Any]) -> list[Any]:
     number = version["version"]
-    standing = "published" if number == found["version"] else "former" if number == found["former"] else ""
-    runs = ", ".join(run[:12] for run in version["asked"]["runs"])
+    standing = "published" if number == found["version"] else "previous" if number == found["previous"] else ""
+    runs = ", ".join(run[:12] for run in version["request"]["runs"])
     fates = ("added", "changed", "kept", "dropped")
     counts = [sum(change[fate] for change in version["changes"]) for fate in fates]
     return [number, standing, version["created_at"][:19], version["created_by"], runs, *counts]
@@ -174,21 +172,10 @@ def _version(found: dict[str, Any], version: dict[str, Any]) -> list[Any]:
 
 @commands.command()
 def rollback(name: Name, as_json: o.Json = False) -> None:
-    """Bring the former version back; once more undoes it."""
+    """Bring the previous version back; once more undoes it."""
     app = o.open_app()
-    app.publications.roll_back(name, LOCAL)
+    finished(app, app.publications.roll_back(name, LOCAL), hidden=as_json)
     _report(app, name, None, as_json=as_json)
-
-
-@commands.command()
-def resume(name: Name, as_json: o.Json = False) -> None:
-    """Go on with what is under way, in the place of a process that died."""
-    app = o.open_app()
-    changes = _carried_out(app, app.publications.resume(name, LOCAL), hidden=as_json)
-    if any(record["name"] == name for record in app.publications.all()):
-        _report(app, name, changes, as_json=as_json)
-    else:
-        console.print(f"deleted {name}")
 
 
 @commands.command()
@@ -198,12 +185,7 @@ def export(
     index: Annotated[str | None, typer.Option(help="of this index only")] = None,
 ) -> None:
     """Write all published rows: to a file, or as JSON lines to standard output."""
-    rows = o.open_app().publications.exported(name, index)
-    if to is not None:
-        console.print(f"{exports.export(rows, to):,} rows in {to}")
-        return
-    for piece in exports.encoded(rows, "jsonl"):
-        sys.stdout.buffer.write(piece)
+    written(o.open_app(), ExportRequest(publication=name, index=index), to)
 
 
 @commands.command()
@@ -211,6 +193,7 @@ def delete(
     name: Name,
     forget: Annotated[bool, typer.Option("--forget", help="also when its target is gone for good")] = False,
 ) -> None:
-    """Delete a publication with its tables, the present and the former ones."""
-    o.open_app().publications.delete(name, LOCAL, forget=forget)
+    """Delete a publication with its tables, the present and the previous ones."""
+    app = o.open_app()
+    carried_out(app, app.publications.delete(name, LOCAL, forget=forget))
     console.print(f"deleted {name}")

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,24 +9,19 @@ import typer
 from rich.markup import escape
 
 from audience.app import LOCAL, App
+from audience.app.requests import ExportRequest, Priority, RunRequest, TaskRequest
+from audience.app.types import DEFAULT_QUEUE, GroupMap, load_groups, load_panels, parse_bound
 from audience.cli import models as m
 from audience.cli import options as o
 from audience.cli import show
+from audience.cli.operations import written
 from audience.cli.show import console, errors
-from audience.errors import BadInput, Conflict
-from audience.labeling import export as exports
-from audience.labeling.groups import GroupMap, load_groups
-from audience.labeling.panels import default_panels, load_panels
-from audience.labeling.plan import PRIORITIES, RunSpec, TaskSpec
+from audience.errors import BadInput, Conflict, NotFound
 from audience.process import told_of_ctrl_c
-from audience.store.queues import DEFAULT
-from audience.tables.base import SourceSpec
-from audience.tables.times import parse_bound
 
 commands = typer.Typer(help="Runs: what was labelled, when, and what came of it.", no_args_is_help=True)
 
 Run = Annotated[str, typer.Argument(help="id of a run, the beginning of one, or `last`")]
-Priority = Literal["low", "normal", "high"]
 Detach = Annotated[
     bool, typer.Option("--detach", help="leave the work to the workers of `audience up`, and return at once")
 ]
@@ -53,7 +47,7 @@ def label(
     production_delay: Annotated[float | None, typer.Option(min=0, help="seconds before production begins")] = None,
     bad_rows: Annotated[int, typer.Option(min=0, help="rows the models may fail on before the run fails")] = 1_000,
     priority: Annotated[Priority, typer.Option(help="runs of a higher one go first")] = "normal",
-    queue: Annotated[str, typer.Option(help="only workers that serve it take the run's jobs")] = DEFAULT,
+    queue: Annotated[str, typer.Option(help="only workers that serve it take the run's jobs")] = DEFAULT_QUEUE,
     detach: Detach = False,
     seed: Annotated[int, typer.Option(help="of the sample")] = 0,
     table: o.Table = None,
@@ -71,42 +65,36 @@ def label(
     chosen = [_saved(app, item, fields=fields, case=case, width=width, labels=labels) for item in rules or []]
     if not chosen and not model:
         raise BadInput("nothing to label with: give --rules FILE, or --model NAME")
-    given = o.source_options(table, role, option)
-    group_map = load_groups(groups, default_group) if groups else GroupMap.checked({}, default_group)
     first, last = parse_bound(start, "--from"), parse_bound(end, "--to")
     references: list[str | None] = [*source] if source else [None]
-    specs = [(s, app.sources.spec(s, **given)) for s in references]
-    tasks = [TaskSpec(name=_task_name(s, spec), source=spec, start=first, end=last) for s, spec in specs]
-    spec = RunSpec(
+    sources = [o.source_request(reference, table, role, option) for reference in references]
+    request = RunRequest(
+        tasks=tuple(TaskRequest(source=each, start=first, end=last) for each in sources),
         models=(*chosen, *(model or ())),
-        target=target or app.locations.default_target(),
+        target=target,
+        groups=load_groups(groups, default_group) if groups else GroupMap.checked({}, default_group),
+        conflict_groups=load_panels(panels) if panels else None,
         first_wins=first_wins,
-        groups=group_map,
-        panels=load_panels(panels) if panels else default_panels(),
         seed=seed,
         production=make_production,
-        production_delay_s=app.settings.production_delay_s if production_delay is None else production_delay,
-        partition_rows=app.settings.partition_rows,
+        production_delay_s=production_delay,
         bad_rows_limit=bad_rows,
+        priority=priority,
+        queue=queue,
     )
-    run_id = app.runs.create(tasks, spec, LOCAL, PRIORITIES[priority], queue=queue)
-    for panel in spec.panels.unknown(itertools.chain(*map(app.models.labels, spec.models))) if panels else ():
-        errors.print(
-            f"[yellow]warning[/] {escape(str(panels))}: no label of these models is written as {escape(panel)}"
-        )
-    finish(app, run_id, detach=detach, as_json=as_json)
-
-
-def _task_name(reference: str | None, spec: SourceSpec) -> str:
-    """As the user named it; of a URL without its password."""
-    if reference is not None and "://" not in reference:
-        return reference
-    return f"{spec.url} {spec.table}" if spec.table else spec.url
+    made = app.runs.create(request, LOCAL)
+    for warning in made["warnings"]:
+        errors.print(f"[yellow]warning[/] {escape(str(panels))}: {escape(warning)}")
+    finish(app, made["id"], detach=detach, as_json=as_json)
 
 
 def finish(app: App, run_id: str, *, detach: bool, as_json: bool) -> None:
     """Works on a run until it has ended, unless it is left to others, and shows it; status 1 if it is not done."""
     run = app.runs.get(run_id) if detach else carry_out(app, run_id, hidden=as_json)
+    if detach and not app.operations.is_served(run_id):
+        errors.print(
+            "[yellow]warning[/] no worker that is alive serves this run: start `audience up`, or `audience worker`"
+        )
     show.as_json(run) if as_json else report(app, run)
     if not detach and run["state"] != "done":
         raise typer.Exit(1)
@@ -128,27 +116,22 @@ def carry_out(app: App, run_id: str, *, hidden: bool = False) -> dict[str, Any]:
     names = [task["spec"]["name"] for task in app.runs.get(run_id)["tasks"]]
     with show.Bars(names, hidden=hidden) as bars, told_of_ctrl_c() as pressed:
 
-        def watch(run: dict[str, Any]) -> None:
+        def watch() -> None:
             if pressed.is_set():
                 pressed.clear()
                 bars.note("stopping; what is finished is kept")
                 with contextlib.suppress(Conflict):  # it ended by itself just now
                     app.runs.abort(run_id, LOCAL)
-            bars.update(run)
+            with contextlib.suppress(NotFound):  # somebody deletes it
+                bars.update(app.runs.get(run_id))
 
-        app.work_on(run_id, watch)
+        app.operations.work_on(run_id, watch)
     return app.runs.get(run_id)
 
 
 def report(app: App, run: dict[str, Any]) -> None:
     """What a run did, and where its tables are."""
-    target = app.locations.target(RunSpec.model_validate(run["spec"]))
-    numbers = [pair for task in run["tasks"] for pair in (task["report"] or {}).get("groups", {}).items()]
-    made = {group for group, found in numbers if "production" in found}
-    groups = dict.fromkeys(group for group, _ in numbers)
-    show.run_report(
-        run, {g: (target.where(g), target.where(g, production=True) if g in made else None) for g in groups}
-    )
+    show.run_report(run, app.runs.where(run))
 
 
 @commands.command("list")
@@ -158,7 +141,7 @@ def list_(
     as_json: o.Json = False,
 ) -> None:
     """List the runs, newest first."""
-    runs = o.open_app().store.runs.page(limit, state or ())
+    runs = o.open_app().runs.page(limit, state or ())
     if as_json:
         show.as_json(runs)
         return
@@ -190,7 +173,7 @@ def abort(run: Run, detach: Detach = False, as_json: o.Json = False) -> None:
     app = o.open_app()
     run_id = app.runs.abort(run, LOCAL)
     if not detach:
-        app.work_on(run_id)
+        app.operations.work_on(run_id)
     found = app.runs.get(run_id)
     show.as_json(found) if as_json else report(app, found)
 
@@ -216,12 +199,13 @@ def delete(
     run_id = app.runs.delete(run, LOCAL, forget=forget)
     waiting_for: list[str] = []
 
-    def stuck(found: dict[str, Any]) -> bool:
-        waiting_for.extend(filter(None, [found["waiting_for"]]))
+    def stuck() -> bool:
+        with contextlib.suppress(NotFound):  # it is deleted
+            waiting_for.extend(filter(None, [app.runs.get(run_id)["waiting_for"]]))
         return bool(waiting_for)
 
     if not detach and not forget:
-        app.work_on(run_id, stuck)
+        app.operations.work_on(run_id, stuck)
     name = run_id[:12]
     if waiting_for:
         console.print(f"run {name} is being deleted; its rows wait: {waiting_for[0]}", soft_wrap=True)
@@ -270,7 +254,7 @@ def production(
     """Make the production tables of a run once more; the same rows come out."""
     app = o.open_app()
     run_id = app.runs.produce(run, LOCAL, partial=partial)
-    app.work_on(run_id)
+    app.operations.work_on(run_id)
     found = app.runs.get(run_id)
     show.as_json(found) if as_json else report(app, found)
     if found["error"]:
@@ -290,9 +274,6 @@ def export(
 ) -> None:
     """Write all results or production rows of a run: to a file, or as JSON lines to standard output."""
     app = o.open_app()
-    rows = app.runs.exported(run, production=of_production, group=group, comparable=sort)
-    if to is not None:
-        console.print(f"{exports.export(rows, to):,} rows in {to}")
-        return
-    for piece in exports.encoded(rows, "jsonl"):
-        sys.stdout.buffer.write(piece)
+    of: Literal["results", "production"] = "production" if of_production else "results"
+    request = ExportRequest(run=run, of=of, group=group, comparable=sort)
+    written(app, request, to)

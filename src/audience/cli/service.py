@@ -1,25 +1,24 @@
 """`audience up`, `api` and `worker`: Audience as a service."""
 
+import logging
 import os
 import socket
 import sys
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from types import FrameType
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
+from audience.app.types import parse_lanes
 from audience.cli import options as o
 from audience.cli import show
 from audience.cli.show import console
 from audience.errors import AudienceError, BadInput, Transient
-from audience.jobs.celery_app import check_installed, worker_arguments
 from audience.process import end_on_signals, end_with_parent, log_to_stderr
-from audience.settings import Settings, read_settings
-from audience.store.queues import Lane, parse_lanes
+from audience.settings import read_settings
 
 BACKLOG = 128
 STREAMS_END_S = 5
@@ -47,16 +46,14 @@ def up(
 ) -> None:
     """Start the API and workers, and keep them running. Brings our own records to this version's layout first."""
     from audience.app import migrate_store
-    from audience.jobs.supervisor import Child, Supervisor
-    from audience.jobs.worker import give_up_process
+    from audience.app.service import Child, check_broker, supervisor
 
     settings = read_settings()
     host, port = settings.listening_host(host), port or settings.port
     listener = listening(host, port)
-    if settings.broker_url is not None:
-        check_installed()
+    check_broker(settings)
     migrate_store(settings)
-    store = o.open_app().store
+    app = o.open_app()
     log_to_stderr()
     ending = ["--threads", str(threads or settings.threads)]
     number = listener.fileno()
@@ -65,10 +62,10 @@ def up(
         Child(f"worker {n + 1}", ["worker", *ending], polite=True)
         for n in range(settings.workers if workers is None else workers)
     ]
-    supervisor = Supervisor(children, settings.stop_s, ended=partial(give_up_process, store))
-    end_on_signals(supervisor.stop)
+    supervised = supervisor(app, children)
+    end_on_signals(supervised.stop)
     console.print(f"http://{host}:{port}/docs   {len(children) - 1} workers   Ctrl-C stops", soft_wrap=True)
-    supervisor.run()
+    supervised.run()
 
 
 def api(
@@ -113,11 +110,11 @@ def worker(
     settings = read_settings()
     names = tuple(queue.split(",")) if queue else settings.queues
     if settings.broker_url is not None:
-        arguments = worker_arguments(
-            settings.queue_prefix, pool or "prefork", threads or settings.threads, parse_lanes(names)
-        )
+        from audience.app.service import celery_arguments, messages
+
+        arguments = celery_arguments(settings, pool or "prefork", threads, names)
         with suppress(Transient):  # a broker that is away for a while is waited for
-            _messages(settings, ())
+            messages(settings, ())
         become_celery([*arguments, *(["--tied"] if tied else [])])
     if pool is not None:
         raise BadInput("--pool is for workers of a broker: set AUDIENCE_BROKER_URL, or leave it out")
@@ -127,7 +124,7 @@ def worker(
     end_on_signals(stop.set)
     if tied:
         end_with_parent()
-    working = app.worker(threads, queues=names)
+    working = app.operations.worker(threads, queues=names)
     working.start()
     while not stop.wait(LOOK_S):  # a signal that another thread was given wakes nobody
         pass
@@ -137,7 +134,6 @@ def worker(
 def become_celery(arguments: Sequence[str]) -> NoReturn:
     """Goes on as a Celery worker: in its main process nothing is to be imported that is heavy, or that `gevent` would
     find there already."""
-    check_installed()
     os.execv(sys.executable, [sys.executable, "-m", "celery", *arguments])  # noqa: S606 - no shell is wanted
 
 
@@ -151,27 +147,29 @@ def gevent_bridge(threads: int, queues: str) -> None:
     worker_of(celery, read_settings()).work_behind_bridge(threads, parse_lanes(queues.split(",")))
 
 
+@workers.command(hidden=True)
+def job(number: int) -> None:
+    """Carry out one job for a worker, which speaks for it."""
+    from audience.app.service import carry_out_job
+
+    logging.basicConfig(level=logging.WARNING)
+    end_with_parent()
+    carry_out_job(o.open_app(), number)
+
+
 @workers.command()
 def status(as_json: o.Json = False) -> None:
     """Show the workers that are alive, what they work on, and how many messages wait at the broker."""
+    from audience.app.service import messages
+
     app = o.open_app()
-    found: dict[str, Any] = {"workers": app.workers(), "messages": None, "trouble": None}
-    lanes = {lane for one in app.store.workers.all() for lane in parse_lanes(one["queues"].split(","))}
+    found: dict[str, Any] = {"workers": app.operations.workers(), "messages": None, "trouble": None}
+    queues = [queue for one in found["workers"] for queue in one["queues"].split(",")]
     try:
-        found["messages"] = _messages(app.settings, lanes | set(parse_lanes(app.settings.queues)))
+        found["messages"] = messages(app.settings, parse_lanes([*queues, *app.settings.queues]))
     except AudienceError as error:
         found["trouble"] = str(error)
     show.as_json(found) if as_json else show.status(found)
-
-
-def _messages(settings: Settings, asked: Collection[Lane]) -> dict[str, int] | None:
-    """queue at the broker -> messages that wait there; None without a broker."""
-    if settings.broker_url is None:
-        return None
-    from audience.celery import app as celery
-    from audience.jobs.celery_app import lengths
-
-    return lengths(celery, sorted(asked))
 
 
 def listening(host: str, port: int) -> socket.socket:

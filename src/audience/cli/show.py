@@ -24,8 +24,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from audience.tables.base import Description
-from audience.tables.findings import Finding
+from audience.app.types import Description, Finding
 
 SECRETS = ("secret", "target_secret")
 PIPED_CELLS = 200
@@ -186,6 +185,23 @@ def _left_out(report: dict[str, Any], *, ended: bool) -> Iterable[str]:
         yield f"{report['outside']:,} rows read were outside the range of time"
 
 
+def operation(found: dict[str, Any]) -> None:
+    """An operation: how far it is, what stands in its way, what came of it."""
+    colour = {"done": "green", "failed": "red", "aborted": "yellow"}.get(found["state"], "cyan")
+    about = f"  {escape(found['subject'])}" if found["subject"] else ""
+    console.print(
+        f"[bold]{found['kind'].replace('_', ' ')} {found['id'][:12]}[/]  [{colour}]{found['state']}[/]{about}"
+    )
+    progress = found["progress"]
+    if progress["done"] or progress["total"]:
+        whole = f" of {progress['total']:,}" if progress["total"] else ""
+        console.print(f"{progress['done']:,}{whole}")
+    if progress["waiting_for"] and found["state"] not in ("done", "failed", "aborted"):
+        console.print(f"[yellow]waits, and tries again: {escape(progress['waiting_for'])}[/]", soft_wrap=True)
+    if found["error"]:
+        console.print(f"[red]{escape(found['error'])}[/]", soft_wrap=True)
+
+
 def status(found: dict[str, Any]) -> None:
     """Who is alive, and works on what; what waits at the broker, or what is wrong with it."""
     told = ("host", "pid", "pool", "queues", "threads")
@@ -200,8 +216,8 @@ def status(found: dict[str, Any]) -> None:
 
 
 def _work(jobs: Iterable[dict[str, Any]]) -> str | None:
-    told = [f"{j['kind']} {j['number'] if j['kind'] == 'partition' else ''} of {j['run_id'][:12]}" for j in jobs]
-    return ", ".join(" ".join(each.split()) for each in told) or None
+    shown = [f"{j['kind']} {j['number'] if j['kind'] == 'partition' else ''} of {j['operation_id'][:12]}" for j in jobs]
+    return ", ".join(" ".join(each.split()) for each in shown) or None
 
 
 def sample(rows: Sequence[dict[str, Any]]) -> None:
@@ -288,6 +304,15 @@ class Bars:
         """So many more of a total, for work that is not a run."""
         self._progress.start_task(self._bars[bar])
         self._progress.update(self._bars[bar], description=self._names[bar], total=total, advance=n)
+
+    def show(self, progress: dict[str, Any]) -> None:
+        """How an operation stands: `done` of `total`, or why it waits."""
+        bar, name = self._bars[0], self._names[0]
+        if progress["working"]:
+            self._progress.start_task(bar)
+        waiting = f": waits, {progress['waiting_for']}" if progress["waiting_for"] else ""
+        shown = {"total": progress["total"], "completed": progress["done"]}
+        self._progress.update(bar, description=escape(f"{name}{waiting}"), **shown)
 
     def note(self, text: str) -> None:
         """A line above the bars."""

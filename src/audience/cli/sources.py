@@ -1,13 +1,14 @@
 """`audience source ...`: named tables and files."""
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from audience.app import LOCAL
+from audience.app.requests import SourceRequest
 from audience.cli import options as o
 from audience.cli import show
+from audience.cli.operations import finished
 
 commands = typer.Typer(help="Named sources: tables and files that rows are read from.", no_args_is_help=True)
 
@@ -23,12 +24,12 @@ def add(
 ) -> None:
     """Save a source, after looking at what is there."""
     app = o.open_app()
-    given = o.source_options(table, role, option)
-    found = app.sources.add(name, app.sources.new(url, **given), LOCAL)
+    request = SourceRequest(location=url, options=o.source_options(table, role, option))
+    found = app.sources.add(name, request, LOCAL)["description"]
     if as_json:
-        show.as_json(asdict(found))
+        show.as_json(found)
     else:
-        show.description(found)
+        show.description(app.sources.described(found))
         show.console.print(
             f"\nsaved as [bold]{name}[/]; next: audience label {name} --rules RULES.csv --target labels.db"
         )
@@ -47,9 +48,8 @@ def describe(
 ) -> None:
     """Say what a source holds: columns, roles, rows, time span, index, null keys, first rows."""
     app = o.open_app()
-    given = o.source_options(table, role, option)
-    found = app.locations.source(app.sources.spec(source, **given)).describe()
-    show.as_json(asdict(found)) if as_json else show.description(found)
+    found = finished(app, app.sources.begin_test(o.source_request(source, table, role, option), LOCAL), hidden=as_json)
+    show.as_json(found["result"]) if as_json else show.description(app.sources.described(found["result"]))
 
 
 @commands.command("list")

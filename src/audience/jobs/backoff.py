@@ -1,4 +1,4 @@
-"""Runs that a worker leaves to others for a while, because it lacks something that another may have."""
+"""Operations that a worker leaves to others for a while, because it lacks something that another may have."""
 
 from dataclasses import dataclass, field
 
@@ -6,20 +6,20 @@ BACKOFF_S = 30.0
 
 
 @dataclass
-class RunBackoff:
+class OperationBackoff:
     """`now_s` is of a clock that only goes forward."""
 
     until: dict[str, float] = field(default_factory=dict)
-    told: set[str] = field(default_factory=set)
+    left: set[str] = field(default_factory=set)
 
-    def leave(self, run_id: str, now_s: float) -> bool:
+    def leave(self, operation_id: str, now_s: float) -> bool:
         """Whether it is for the first time."""
-        self.until[run_id] = now_s + BACKOFF_S
-        first = run_id not in self.told
-        self.told.add(run_id)
+        self.until[operation_id] = now_s + BACKOFF_S
+        first = operation_id not in self.left
+        self.left.add(operation_id)
         return first
 
-    def runs(self, now_s: float) -> list[str]:
+    def operations(self, now_s: float) -> list[str]:
         """Those that are left to others now."""
-        self.until = {run_id: end_s for run_id, end_s in self.until.items() if now_s < end_s}
+        self.until = {operation_id: end_s for operation_id, end_s in self.until.items() if now_s < end_s}
         return list(self.until)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from audience.errors import AudienceError, Transient
-from audience.jobs.leases import Ages, Delays, LeaseMonitor, RetryPolicy
+from audience.jobs.leases import Ages, LeaseMonitor, RetryPolicy
 from audience.jobs.worker import BEATS_A_LEASE, LOOK_AGAIN_S, POLL_S, give_up_lost
 from audience.process import SystemThread
 from audience.store.database import Record
@@ -37,7 +37,6 @@ class Dispatcher:
         self._store = store
         self._send = send
         self._policy = policy
-        self._delays = Delays()
         self._ages: Ages[int] = Ages(beat_s)
         self._sight = LeaseMonitor(policy.lease_s, beat_s)
         self._stopping = threading.Event()
@@ -70,10 +69,8 @@ class Dispatcher:
         workers = self._store.workers.all()
         give_up_lost(self._store, self._sight, {worker["id"]: worker["beat"] for worker in workers}, now_s)
         self._send_lost_again(now_s)
-        due = set(self._delays.due(self._store.jobs.delayed(), now_s))
         for lane, most in window(workers).items():
-            while sent := self._store.jobs.send_next(lane, due, most):
-                due.discard(sent.job)  # it may be back, left to others, before the next is sent
+            while sent := self._store.jobs.send_next(lane, most):
                 self._deliver(sent)
 
     def _send_lost_again(self, now_s: float) -> None:

@@ -1,7 +1,7 @@
 """How long is waited for what, as one process counts time: a clock that only goes forward, and no other's clock."""
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from audience.settings import Settings
@@ -63,14 +63,3 @@ class LeaseMonitor:
     def lost(self, beats: Mapping[str, int], now_s: float) -> list[str]:
         """Those to be given up."""
         return [worker for worker, age_s in self._ages.of(beats, now_s).items() if age_s >= self._lease_s]
-
-
-@dataclass
-class Delays:
-    """Which delayed jobs have waited long enough since this worker first saw them."""
-
-    seen: dict[tuple[int, int], float] = field(default_factory=dict)
-
-    def due(self, delayed: dict[tuple[int, int], float], now_s: float) -> list[int]:
-        self.seen = {key: self.seen.get(key, now_s) for key in delayed}
-        return [job for (job, attempts), seen in self.seen.items() if now_s - seen >= delayed[(job, attempts)]]

@@ -5,10 +5,11 @@ It needs nothing but the records, which other processes of this machine share.""
 import logging
 import threading
 import time
+from collections.abc import Mapping
 
 from audience.errors import AudienceError
-from audience.jobs.leases import Delays, RetryPolicy
-from audience.jobs.steps import Steps
+from audience.jobs.kinds import JobKind
+from audience.jobs.leases import RetryPolicy
 from audience.jobs.worker import LOOK_AGAIN_S, POLL_S, Worker
 from audience.store.database import Record
 from audience.store.queues import DEFAULT, Lane, parse_lanes
@@ -18,21 +19,21 @@ log = logging.getLogger(__name__)
 
 
 class LocalWorker(Worker):
-    """Takes jobs of what it serves until it is stopped; those of one run only, if one is given, whatever its queue."""
+    """Takes jobs of its lanes until it is stopped; those of one operation only, if one is given, whatever its queue."""
 
     def __init__(
         self,
         store: Store,
-        steps: Steps,
+        kinds: Mapping[str, JobKind],
         *,
         threads: int,
         policy: RetryPolicy,
         lanes: tuple[Lane, ...] = parse_lanes([DEFAULT]),
-        run_id: str | None = None,
+        operation_id: str | None = None,
     ) -> None:
-        super().__init__(store, steps, threads=threads, policy=policy, lanes=lanes)
-        self.run_id = run_id
-        self._delays = Delays()
+        super().__init__(store, kinds, threads=threads, policy=policy, lanes=lanes)
+        self.operation_id = operation_id
+        self.lasts = operation_id is None
         self._looking = threading.Lock()
         self._changed = threading.Condition()
         self._stopping = threading.Event()
@@ -76,10 +77,9 @@ class LocalWorker(Worker):
         if not self._looking.acquire(blocking=False):
             return None
         try:
-            due = self._delays.due(self.store.jobs.delayed(), time.monotonic())
-            lanes = None if self.run_id else self.lanes
-            without = self._backoff.runs(time.monotonic())
-            job = self.store.jobs.take(self._id, due, self.run_id, lanes, without)
+            lanes = None if self.operation_id else self.lanes
+            without = self._backoff.operations(time.monotonic())
+            job = self.store.jobs.take(self._id, self.operation_id, lanes, without)
         finally:
             self._looking.release()
         if job is not None:

@@ -1,18 +1,22 @@
-"""Carries out what is asked of publications.
+"""The jobs of publications: publish, preview, roll back, delete; and discard, for what was cancelled.
 
-An attempt may die anywhere: the next one, with a higher fence, does all of it again or finds it done. Our own records
+A job may die anywhere: the next attempt, with a higher fence, does all of it again or finds it done. Our own records
 follow what the target says."""
 
 import datetime as dt
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 
-from audience.errors import AudienceError, Conflict, NotFound
+import sqlalchemy as sa
+
+from audience.errors import AudienceError, Conflict, NotFound, Transient
+from audience.jobs.control import JobControl
+from audience.jobs.kinds import JobKind, Outcome
 from audience.labeling.panels import Panels
 from audience.labeling.plan import RunSpec
-from audience.labeling.publish import Part, Progress, PublicationSpec, by_index, merged
+from audience.labeling.publish import Part, PublicationSpec, by_index, merged
+from audience.store import operations, publications
 from audience.store.database import Record
 from audience.store.records import Store
 from audience.tables.base import Target
@@ -22,44 +26,85 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Publishers:
-    """With what the app hands it: the store, and how to open targets and publications."""
+class PublishingJobs:
+    """Carries out the jobs of publications with what the app hands it: the store, and how to open targets and
+    publications."""
 
     store: Store
     target_of: Callable[[RunSpec], Target]
     open: Callable[[Record, PublicationSpec], Publisher]
 
-    def carry_out(self, record: Record, progress: Progress | None = None) -> list[Record]:
-        """Does what `record`, of `begin` or `take_over`, is asked; the changes. What fails is written down, and nothing
-        of it stays."""
-        action: Callable[[Record, Progress | None], list[Record]] = getattr(self, record["asked"]["action"])
-        try:
-            return action(record, progress)
-        except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt)
-            self._give_up(record, "stopped by hand" if stopped else str(error) or type(error).__name__)
-            raise
+    def kinds(self) -> dict[str, JobKind]:
+        """The kinds of jobs of a publication, by name."""
+        return {
+            "publish": JobKind(self.publish, _published, _failed),
+            "preview_publication": JobKind(self.preview, _previewed, _failed),
+            "roll_back": JobKind(self.roll_back, _rolled_back, _failed),
+            "delete_publication": JobKind(self.delete, _deleted, _failed),
+            "discard_publication": JobKind(self.discard, _discarded, _failed, never_give_up=True),
+        }
 
-    def _give_up(self, record: Record, reason: str) -> None:
-        """Back to idle, unless it is done but for our own records, or may be: then it is gone on with later."""
-        merged_already = "changes" in record["asked"]
-        try:
-            publisher = self._publisher(record)
-            if publisher.versions().version == record["asked"]["version"]:
-                return
+    def publish(self, job: Record, control: JobControl) -> Outcome:
+        """Makes the next version aside and swaps it in."""
+        record = self.store.publications.attempt(job["operation_id"])
+        publisher, publishing = self._publisher(record), _attempt(record)
+        with self._discarding(publisher, record):
+            changes = self._merged(publisher, record, publishing, control)
+            self.store.publications.note_changes(record, changes)  # after the swap nobody could count them any more
+            control.check()
+            publisher.swap(publishing)
+        return Outcome(changes, details=(record, publisher.versions().previous))
+
+    def preview(self, job: Record, control: JobControl) -> Outcome:
+        """Does the same without the swap."""
+        record = self.store.publications.attempt(job["operation_id"])
+        publisher = self._publisher(record)
+        with self._discarding(publisher, record):
+            changes = self._merged(publisher, record, _attempt(record), control)
             publisher.discard(record["fence"])
+        return Outcome(changes, details=record)
+
+    def roll_back(self, job: Record, control: JobControl) -> Outcome:
+        """Lets the previous version change places with the present one."""
+        record = self.store.publications.attempt(job["operation_id"])
+        publisher = self._publisher(record)
+        publisher.roll_back(record["fence"], record["doing"]["version"])
+        return Outcome([], details=(record, publisher.versions()))
+
+    def delete(self, job: Record, control: JobControl) -> Outcome:
+        """Drops every table of it; what cannot be dropped stays, if it is to be forgotten."""
+        record = self.store.publications.attempt(job["operation_id"])
+        try:
+            self._publisher(record).remove(record["fence"])
         except AudienceError:
-            if merged_already:
-                return
-        with suppress(AudienceError):
-            self.store.publications.ended(record, reason)
-        log.warning("action=publication_failed name=%s asked=%s", record["name"], record["asked"]["action"])
+            if not record["doing"]["request"]["forget"]:
+                raise
+        return Outcome([], details=record)
+
+    def discard(self, job: Record, control: JobControl) -> Outcome:
+        """Removes from the target what a cancelled attempt has left. What it had published just then, is published."""
+        record = self.store.publications.attempt(job["operation_id"])
+        publisher = self._publisher(record)
+        versions = publisher.versions()
+        if record["doing"]["action"] in ("publish", "roll_back") and versions.version == record["doing"]["version"]:
+            return Outcome(record["doing"]["changes"] or [], details=(record, versions))
+        try:
+            publisher.discard(record["fence"])
+        except Transient:
+            raise
+        except AudienceError as error:
+            log.warning("action=discarded_nothing name=%s reason=%s", record["name"], error)
+        return Outcome([], details=(record, None))
+
+    def _discarding(self, publisher: Publisher, record: Record) -> "_Discarding":
+        return _Discarding(publisher, record)
 
     def _publisher(self, record: Record) -> Publisher:
         return self.open(record, PublicationSpec.model_validate(record["spec"]))
 
     def parts(self, run_ids: Sequence[str]) -> list[Part]:
-        """The production of these runs, which must be done; the run that was made last stands above the others."""
+        """Returns the production of these runs, which must be done; the run that was made last stands above the
+        others."""
         runs = [self.store.runs.show(run_id) for run_id in dict.fromkeys(run_ids)]
         runs.sort(key=lambda run: run["created_at"])
         return [part for number, run in enumerate(runs, 1) for part in self._parts(number, run)]
@@ -80,63 +125,80 @@ class Publishers:
                 by_author = bool(task["by_author"])
                 yield Part(number, run["id"], task["id"], group, target, by_author, numbers["production"])
 
-    # what may be asked
-
-    def publish(self, record: Record, progress: Progress | None) -> list[Record]:
-        """The next version is made aside and swapped in."""
-        asked, publisher = record["asked"], self._publisher(record)
-        publishing = _attempt(record)
-        changes = self._merged(publisher, record, publishing, progress)
-        record["asked"]["changes"] = changes
-        self.store.publications.note_changes(record)  # before the swap: after it nobody could count them any more
-        publisher.swap(publishing)
-        spec = {**record["spec"], "indexes": asked["indexes"], "conflicts": asked["conflicts"]}
-        self.store.publications.published(record, spec, publisher.versions().previous, changes)
-        log.info("action=published name=%s version=%s", record["name"], publishing.version)
-        return changes
-
-    def preview(self, record: Record, progress: Progress | None) -> list[Record]:
-        """The same without the swap."""
-        publisher = self._publisher(record)
-        changes = self._merged(publisher, record, _attempt(record), progress)
-        publisher.discard(record["fence"])
-        self.store.publications.previewed(record, changes)
-        return changes
-
-    def roll_back(self, record: Record, progress: Progress | None) -> list[Record]:
-        """The former version changes places with the present one."""
-        publisher = self._publisher(record)
-        publisher.roll_back(record["fence"], record["asked"]["version"])
-        versions = publisher.versions()
-        self.store.publications.turned_to(record, versions.version, versions.previous)
-        return []
-
-    def delete(self, record: Record, progress: Progress | None) -> list[Record]:
-        """Every table of it, then its record; only the record if it is to be forgotten."""
-        try:
-            self._publisher(record).remove(record["fence"])
-        except AudienceError:
-            if not record["asked"]["forget"]:
-                raise
-        self.store.publications.remove(record)
-        return []
-
     def _merged(
-        self, publisher: Publisher, record: Record, publishing: Publishing, progress: Progress | None
+        self, publisher: Publisher, record: Record, publishing: Publishing, control: JobControl
     ) -> list[Record]:
-        """The changes, as a version aside; those of the attempt that is published already."""
-        asked = record["asked"]
+        """Makes a version aside and returns its changes; those of an earlier attempt that is published already."""
+        doing = record["doing"]
         known = publisher.versions()
         if known.version == publishing.version:
             publisher.begin(publishing, ())
-            return list(asked["changes"])
-        parts = by_index(self.parts(asked["runs"]), asked["indexes"], known.indexes)
+            return list(doing["changes"])
+        parts = by_index(self.parts(doing["request"]["runs"]), doing["request"]["indexes"], known.indexes)
         publisher.begin(publishing, list(parts))
-        return [asdict(change) for change in merged(publisher, publishing, parts, progress)]
+        return [asdict(change) for change in merged(publisher, publishing, parts, control.advance)]
+
+
+@dataclass(frozen=True)
+class _Discarding:
+    """Around an attempt: when it fails for good, nothing of it stays in the target. What is away is tried again later;
+    who overtook or cancelled it cleans up behind it."""
+
+    publisher: Publisher
+    record: Record
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if not isinstance(error, AudienceError) or isinstance(error, Transient):
+            return
+        if self.publisher.versions().version != self.record["doing"]["version"]:
+            self.publisher.discard(self.record["fence"])
 
 
 def _attempt(record: Record) -> Publishing:
-    asked = record["asked"]
-    at = dt.datetime.fromisoformat(asked["at"]).astimezone(dt.UTC).replace(tzinfo=None)
-    conflicts = Panels(conflicts=asked["conflicts"]).conflict_of
-    return Publishing(record["fence"], asked["version"], at, conflicts, asked["replace"])
+    doing = record["doing"]
+    at = dt.datetime.fromisoformat(doing["created_at"]).astimezone(dt.UTC).replace(tzinfo=None)
+    conflicts = Panels(conflicts=doing["request"]["conflicts"]).conflict_of
+    return Publishing(record["fence"], doing["version"], at, conflicts, doing["request"]["replace"])
+
+
+# what follows, in the transaction that ends the job
+
+
+def _published(connection: sa.Connection, job: Record, outcome: Outcome) -> None:
+    record, previous = outcome.details
+    request = record["doing"]["request"]
+    spec = {**record["spec"], "indexes": request["indexes"], "conflicts": request["conflicts"]}
+    publications.published(connection, record, spec, previous, outcome.result)
+    log.info("action=published name=%s version=%s", record["name"], record["doing"]["version"])
+
+
+def _previewed(connection: sa.Connection, job: Record, outcome: Outcome) -> None:
+    publications.previewed(connection, outcome.details, outcome.result)
+
+
+def _rolled_back(connection: sa.Connection, job: Record, outcome: Outcome) -> None:
+    record, versions = outcome.details
+    publications.rolled_back(connection, record, versions.version, versions.previous)
+
+
+def _deleted(connection: sa.Connection, job: Record, outcome: Outcome) -> None:
+    publications.deleted(connection, outcome.details)
+
+
+def _discarded(connection: sa.Connection, job: Record, outcome: Outcome) -> None:
+    record, versions = outcome.details
+    if versions is None:
+        reason = operations.get_operation(connection, job["operation_id"])["error"]
+        publications.ended(connection, job["operation_id"], "aborted", reason)
+    elif record["doing"]["action"] == "publish":
+        _published(connection, job, Outcome(outcome.result, details=(record, versions.previous)))
+    else:
+        publications.rolled_back(connection, record, versions.version, versions.previous)
+
+
+def _failed(connection: sa.Connection, job: Record, reason: str) -> None:
+    publications.gave_up(connection, job["operation_id"], reason)
+    log.warning("action=publication_failed kind=%s operation_id=%s reason=%s", job["kind"], job["operation_id"], reason)

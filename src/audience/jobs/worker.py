@@ -1,7 +1,7 @@
 """A worker: it shows that it is alive, and carries a job that was found for it to its end.
 
 Whether another worker is lost is judged by its beat: one that does not change for the length of a lease, as this
-one counts time, is given up, and its jobs are taken by others. A wrong guess is harmless (see `steps`), and no clock
+one counts time, is given up, and its jobs are taken by others. A wrong guess is harmless (see `kinds`), and no clock
 is compared with another."""
 
 import logging
@@ -10,20 +10,20 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from audience.errors import AudienceError, Conflict, Elsewhere, Transient
-from audience.jobs.backoff import RunBackoff
+from audience.jobs.backoff import OperationBackoff
+from audience.jobs.child import run_in_child
 from audience.jobs.control import JobCancelled, JobControl
+from audience.jobs.kinds import JobKind, Outcome
 from audience.jobs.leases import LONGEST_DELAY_S, LeaseMonitor, RetryPolicy
 from audience.process import SystemThread
 from audience.store.database import Record
+from audience.store.jobs import TakenAway
 from audience.store.queues import Lane, text_of
 from audience.store.records import Store
 from audience.store.workers import LOCAL
-
-if TYPE_CHECKING:
-    from audience.jobs.steps import Steps
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +31,6 @@ POLL_S = 0.2
 LOOK_AGAIN_S = 2.0
 """After our own records could not be reached."""
 BEATS_A_LEASE = 15
-FOR_EVER = ("abort", "delete")
-"""Jobs that are tried until they succeed."""
 
 
 def process_name(pid: int) -> str:
@@ -60,10 +58,13 @@ def give_up_lost(store: Store, monitor: LeaseMonitor, beats: Mapping[str, int], 
 class Worker:
     """One process's part in the work: its name among the others, its beat, and the jobs it has in hand."""
 
+    lasts = True
+    """Whether it is there for whatever comes, and not for one operation."""
+
     def __init__(
         self,
         store: Store,
-        steps: "Steps",
+        kinds: Mapping[str, JobKind],
         *,
         threads: int,
         policy: RetryPolicy,
@@ -72,7 +73,7 @@ class Worker:
         name: str | None = None,
     ) -> None:
         self.store = store
-        self.steps = steps
+        self.kinds = kinds
         self.threads = threads
         self.policy = policy
         self.lanes = lanes
@@ -82,7 +83,7 @@ class Worker:
         self._id = ""
         self._active: dict[int, JobControl] = {}
         self._idle: set[int] = set()
-        self._backoff = RunBackoff()
+        self._backoff = OperationBackoff()
         self._ended = threading.Event()
         self._threads: list[SystemThread] = []
 
@@ -90,6 +91,8 @@ class Worker:
         """Becomes known to the others, and shows from now on that it is alive."""
         self._id = self._add()
         self._start_thread(self._keep_alive)
+        if self.lasts:
+            self.store.sweeps.ensure()
         log.info("action=worker_started worker=%s threads=%s", self._id, self.threads)
 
     def _add(self) -> str:
@@ -120,7 +123,7 @@ class Worker:
         """Carries out a job that a message told of, unless it is somebody's already, or no more: a message may come
         late or twice. What cannot be claimed now is sent again."""
         try:
-            job = self.store.jobs.claim(job_id, self._id, self._backoff.runs(time.monotonic()))
+            job = self.store.jobs.claim(job_id, self._id, self._backoff.operations(time.monotonic()))
         except AudienceError as error:
             log.warning("action=claim_failed job=%s reason=%s", job_id, error)
             return
@@ -144,36 +147,58 @@ class Worker:
         except AudienceError as error:
             self._fail(job, str(error))
         except BaseException as error:
-            log.exception("action=job_crashed kind=%s task_id=%s", job["kind"], job["task_id"])
-            self._fail(job, f"unexpected {type(error).__name__} in the step {job['kind']}: {error}")
+            log.exception("action=job_crashed kind=%s operation_id=%s", job["kind"], job["operation_id"])
+            self._fail(job, f"unexpected {type(error).__name__} in the job {job['kind']}: {error}")
         finally:
             if self._active.get(job["id"]) is control:
                 del self._active[job["id"]]
 
     def _attempt(self, job: Record, control: JobControl) -> None:
-        if job["losses"] >= self.policy.losses and job["kind"] not in FOR_EVER:
+        kind = self.kinds.get(job["kind"])
+        if kind is None:
+            raise Elsewhere(f"this worker does not know jobs of the kind {job['kind']}: it is of another version")
+        if job["losses"] >= self.policy.losses and not kind.never_give_up:
             raise Conflict(f"{job['losses']} workers vanished while they worked on it: look for what kills them")
-        self.steps.carry_out(job, control)
+        outcome = run_in_child(job, control) if kind.killable else kind.run(job, control)
+        self._end(job, self._finish, job, kind, outcome)
+
+    def _finish(self, job: Record, kind: JobKind, outcome: Outcome) -> None:
+        """Ends a job that succeeded, with whatever follows."""
+        values: Record = {"result": outcome.result}
+        if outcome.progress is not None:
+            values["progress"] = outcome.progress
+        with self.store.jobs.finishing(job, **values) as connection:
+            kind.done(connection, job, outcome)
 
     def _try_later(self, job: Record, reason: str) -> None:
-        if job["failures"] >= self.policy.retries and job["kind"] not in FOR_EVER:
+        if job["failures"] >= self.policy.retries and not self._never_gives_up(job):
             self._fail(job, f"given up after {job['failures'] + 1} attempts: {reason}")
             return
         delay_s = self.policy.delay_s(job["failures"])
-        log.warning("action=job_delayed kind=%s task_id=%s reason=%s", job["kind"], job["task_id"], reason)
+        log.warning("action=job_delayed kind=%s operation_id=%s reason=%s", job["kind"], job["operation_id"], reason)
         self._end(job, self.store.jobs.put_back, job, delay_s, reason)
 
     def _leave_to_others(self, job: Record, reason: str) -> None:
-        """No failure of the job: this worker does not take any of that run for a while."""
-        if self._backoff.leave(job["run_id"], time.monotonic()):
-            log.warning("action=run_left_to_others run_id=%s worker=%s reason=%s", job["run_id"], self._id, reason)
+        """No failure of the job: this worker does not take any of that operation for a while."""
+        if self._backoff.leave(job["operation_id"], time.monotonic()):
+            said = "action=operation_left_to_others operation_id=%s worker=%s reason=%s"
+            log.warning(said, job["operation_id"], self._id, reason)
         self._end(job, self.store.jobs.leave, job, reason)
 
     def _fail(self, job: Record, reason: str) -> None:
-        if job["kind"] in FOR_EVER:
+        if self._never_gives_up(job):
             self._end(job, self.store.jobs.put_back, job, LONGEST_DELAY_S, reason)
             return
-        self._end(job, self.steps.fail, job, reason)
+        self._end(job, self._finish_failed, job, reason)
+
+    def _finish_failed(self, job: Record, reason: str) -> None:
+        """Ends a job for a reason that will not pass, with whatever follows."""
+        with self.store.jobs.finishing(job, "failed", error=reason) as connection:
+            self.kinds[job["kind"]].failed(connection, job, reason)
+
+    def _never_gives_up(self, job: Record) -> bool:
+        kind = self.kinds.get(job["kind"])
+        return kind is None or kind.never_give_up
 
     def _end(self, job: Record, how: Callable[..., None], *arguments: Any) -> None:
         """Writes down how a job ended, as soon as our records can be reached; not when it was taken away."""
@@ -186,7 +211,7 @@ class Worker:
                 if self._ended.wait(self.policy.delay_s(failures)):
                     return
                 failures += 1
-            except Conflict:
+            except TakenAway:
                 log.info("action=job_taken_away job=%s kind=%s", job["id"], job["kind"])
                 return
             else:
@@ -209,7 +234,8 @@ class Worker:
     def _beat(self) -> None:
         """Tells the others of this worker, and hears which jobs are no more its own."""
         active = dict(self._active)
-        mine = self.store.workers.beat(self._id, {job: control.n_read for job, control in active.items()})
+        progress = {job: (control.progress, control.total) for job, control in active.items()}
+        mine = self.store.workers.beat(self._id, progress)
         if mine is None:
             log.warning("action=worker_was_given_up worker=%s", self._id)
             self._drop_all()

@@ -10,7 +10,7 @@ LOOK_S = 0.1
 BEATS = 3
 
 
-def roster(store: Store, lease_s: float) -> list[Record]:
+def worker_status(store: Store, lease_s: float) -> list[Record]:
     """The workers thought alive, each with its host, process, queues, pool and jobs. `beating`: whether its beat was
     seen to change; that takes the time of a few beats at most."""
     before = store.workers.beats()

@@ -1,9 +1,11 @@
 """Results or production rows as a file for people and other programs: CSV, JSON lines or Parquet."""
 
+import contextlib
 import csv
 import datetime as dt
 import io
 import json
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,13 +49,9 @@ def comparable(rows: Rows) -> Rows:
 
 def export(rows: Rows, path: Path) -> int:
     """Writes all rows to a new file and renames it into place; the number of rows. Memory stays that of a batch."""
-    kind = path.suffix.lower().removeprefix(".")
-    if kind not in ENCODERS:
-        raise BadInput(f"{path.name}: an export ends in {', '.join(f'.{name}' for name in ENCODERS)}")
-    if not path.parent.is_dir():
-        raise BadInput(f"there is no folder {path.parent} to export to")
-    part = path.with_name(f".{path.name}.part")
-    counted = _Counted(rows.batches)
+    kind = check_path(path)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # of this export alone: two may write one file
+    counted = Counted(rows.batches)
     try:
         with part.open("wb") as file:
             for piece in encoded(Rows(counted, rows.schema), kind):
@@ -62,8 +60,19 @@ def export(rows: Rows, path: Path) -> int:
     except OSError as error:
         raise Transient(f"{path} cannot be written: {error.strerror or error}") from None
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # whatever was wrong before is what counts
+            part.unlink(missing_ok=True)
     return counted.n_rows
+
+
+def check_path(path: Path) -> str:
+    """The layout of a file to export to, by its ending. Raises BadInput where there is none, or no folder for it."""
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in ENCODERS:
+        raise BadInput(f"{path.name}: an export ends in {', '.join(f'.{name}' for name in ENCODERS)}")
+    if not path.parent.is_dir():
+        raise BadInput(f"there is no folder {path.parent} to export to")
+    return kind
 
 
 def encoded(rows: Rows, kind: str) -> Iterator[bytes]:
@@ -72,7 +81,7 @@ def encoded(rows: Rows, kind: str) -> Iterator[bytes]:
     return ENCODERS[kind](shaped, rows.schema)
 
 
-class _Counted:
+class Counted:
     """Batches that are counted as they pass."""
 
     def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:

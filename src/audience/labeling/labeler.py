@@ -145,7 +145,7 @@ class Labeler:
                 labels = labels.with_columns(row=waiting.gather(labels["row"]))
                 waiting = waiting.filter(~waiting.is_in(labels["row"].implode()))
             if output.column("error").null_count < len(output):
-                statistics.undigested += len(output) - output.column("error").null_count
+                statistics.model_errors += len(output) - output.column("error").null_count
                 statistics.put_aside(_failed(output, part, named.name))
             found.append(labels.with_columns(order=pl.lit(order)))
         return pl.concat(found).sort("row", "order", maintain_order=True).drop("order")

@@ -26,12 +26,12 @@ def count_into(counter: Counter[str], values: pl.Series) -> None:
 @dataclass
 class PartitionStatistics:
     """One partition's numbers. `received`, `results` and `authorless` are by group; `set_aside` by kind of reason;
-    `undigested` counts what models could not digest; `bad_rows` lists the first (id, reason) of those set aside."""
+    `model_errors` counts rows that a model failed on; `bad_rows` lists the first (id, reason) of those set aside."""
 
     seed: int = 0
     read: int = 0
     outside: int = 0
-    undigested: int = 0
+    model_errors: int = 0
     seconds: float = 0.0
     received: Counter[str] = field(default_factory=Counter)
     unmapped: Counter[str] = field(default_factory=Counter)
@@ -65,7 +65,7 @@ class PartitionStatistics:
 
     @classmethod
     def from_json(cls, text: str) -> "PartitionStatistics":
-        numbers: dict[str, Any] = json.loads(text)
+        numbers: dict[str, Any] = renamed(json.loads(text))
         statistics = cls(seed=numbers["seed"])
         for name in SUMS:
             value = numbers.get(name, 0)  # a mark of an earlier version may know fewer
@@ -76,7 +76,16 @@ class PartitionStatistics:
         return statistics
 
 
-SUMS = ("read", "outside", "undigested", "seconds", "received", "unmapped", "set_aside", "results", "authorless")
+FORMER_NAMES = {"undigested": "model_errors"}
+"""Names in marks of earlier versions, which stay in targets as they were written."""
+
+
+def renamed(numbers: dict[str, Any]) -> dict[str, Any]:
+    """Returns the numbers of a mark under their present names."""
+    return {FORMER_NAMES.get(name, name): value for name, value in numbers.items()}
+
+
+SUMS = ("read", "outside", "model_errors", "seconds", "received", "unmapped", "set_aside", "results", "authorless")
 
 
 @dataclass
@@ -148,7 +157,7 @@ def so_far(counts: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """The numbers of a task's finished partitions while it is at work. Distinct authors do not add up; they come with
     the report."""
     total = PartitionStatistics()
-    for part in counts:
+    for part in map(renamed, counts):
         for name in SUMS:
             value = part.get(name, 0)
             setattr(total, name, getattr(total, name) + (Counter(value) if isinstance(value, dict) else value))

@@ -2,10 +2,12 @@
 of our own records."""
 
 import contextlib
+import datetime as dt
 import hashlib
 import os
+import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 UNFINISHED = "unfinished"
+DIGEST = re.compile(r"[0-9a-f]{64}")
+PIECE_BYTES = 2**20
 
 
 class Blobs:
@@ -41,6 +45,53 @@ class Blobs:
             self._to_disk(unfinished)
             self._files.move(unfinished, self._path(digest))
         return digest
+
+    def put_pieces(self, pieces: Iterable[bytes]) -> str:
+        """The digest of what comes piece by piece; memory stays that of a piece."""
+        unfinished, digest = f"{self._root}/{UNFINISHED}/{uuid.uuid4().hex}", hashlib.sha256()
+        with self._mapped_errors():
+            self._files.create_dir(unfinished.rpartition("/")[0], recursive=True)
+            stream = self._files.open_output_stream(unfinished)
+        try:
+            with stream:
+                for piece in pieces:
+                    digest.update(piece)
+                    with self._mapped_errors():
+                        stream.write(piece)
+            with self._mapped_errors():
+                self._to_disk(unfinished)
+                final = self._path(digest.hexdigest())
+                self._files.create_dir(final.rpartition("/")[0], recursive=True)
+                self._files.move(unfinished, final)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._files.delete_file(unfinished)
+            raise
+        return digest.hexdigest()
+
+    def read(self, digest: str) -> Iterator[bytes]:
+        """What `get` gives, piece by piece, and unchecked: who was sent a half cannot take it back."""
+        if not self.exists(digest):
+            raise Elsewhere(f"the blob {digest[:12]} is not in {self.shown}: it was swept, or is on another machine")
+        with self._mapped_errors(), self._files.open_input_stream(self._path(digest)) as file:
+            while piece := file.read(PIECE_BYTES):
+                yield piece
+
+    def old(self, before: dt.datetime) -> Iterator[str]:
+        """Yields the digests of blobs written before this time; what was never finished before then is removed."""
+        from pyarrow.fs import FileSelector, FileType
+
+        with self._mapped_errors():
+            found = self._files.get_file_info(FileSelector(self._root, allow_not_found=True, recursive=True))
+        for info in found:
+            if info.type != FileType.File or info.mtime is None or info.mtime >= before:
+                continue
+            folder, _, name = info.path.removeprefix(self._root).strip("/").rpartition("/")
+            if folder == UNFINISHED:
+                with self._mapped_errors():
+                    self._files.delete_file(info.path)
+            elif DIGEST.fullmatch(name) and folder == name[:2]:
+                yield name
 
     def _to_disk(self, path: str) -> None:
         """Before it has its name: a record that outlives a power failure finds it whole. Other systems see to it."""

@@ -1,46 +1,60 @@
-"""Answers to creates that may be asked for twice, kept under the key that a client chose."""
+"""Creates that may be asked for twice: what a request with a client's key has made is kept, and given again."""
 
 import datetime as dt
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from audience.errors import BadInput
 from audience.store import schema
-from audience.store.database import Record, now
+from audience.store.database import Database, Record, now, rows_of
 
 KEPT = dt.timedelta(days=7)
-"""How long answers are kept for requests that come again."""
+"""How long it is known what a request has made."""
 
 
-@dataclass
-class Once:
-    """A create, and what it is answered, `body`, given what was made. With a key the answer is kept in the transaction
-    that makes it, with the digest of the request, and the request may come twice."""
+@dataclass(frozen=True)
+class IdempotencyKey:
+    """A key that a client chose, and the digest of the request that came with it."""
 
-    answer: Callable[[Any], Record]
-    key: str | None = None
-    digest: str = ""
-    body: Record = field(default_factory=dict)
+    key: str
+    digest: str
 
-    def answered(self, connection: sa.Connection) -> bool:
-        """Whether the same request was carried out before; then `body` is what it was answered."""
-        if self.key is None:
-            return False
-        c = schema.answer.c
-        found = connection.execute(sa.select(c.digest, c.body).where(c.idempotency_key == self.key)).first()
-        if found is None:
-            return False
-        if found[0] != self.digest:
-            raise BadInput(f"the Idempotency-Key {self.key!r} was used for another request: choose a new key")
-        self.body = found[1]
-        return True
 
-    def keep(self, connection: sa.Connection, made: Any) -> None:
-        self.body = self.answer(made)
-        if self.key is not None:
-            connection.execute(sa.delete(schema.answer).where(schema.answer.c.created_at < now(ago=KEPT)))
-            row = {"idempotency_key": self.key, "digest": self.digest, "body": self.body, "created_at": now()}
-            connection.execute(sa.insert(schema.answer).values(row))
+class Answers:
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def made(self, key: IdempotencyKey) -> Record | None:
+        """Returns what the same request made before; None when it was not carried out yet."""
+        with self.database.reading() as connection:
+            return made_before(connection, key)
+
+    def sweep(self) -> int:
+        """Forgets what was made long ago; returns how many requests."""
+        with self.database.writing() as connection:
+            old = sa.delete(schema.answer).where(schema.answer.c.created_at < now(ago=KEPT))
+            return connection.execute(old).rowcount
+
+
+def made_before(connection: sa.Connection, key: IdempotencyKey | None) -> Record | None:
+    """Returns what the same request made before, to be asked within the transaction that makes it. Raises BadInput when
+    another request had this key."""
+    if key is None:
+        return None
+    c = schema.answer.c
+    found = rows_of(connection, sa.select(c.digest, c.body).where(c.idempotency_key == key.key))
+    if not found:
+        return None
+    if found[0]["digest"] != key.digest:
+        raise BadInput(f"the Idempotency-Key {key.key!r} was used for another request: choose a new key")
+    made: Record = found[0]["body"]
+    return made
+
+
+def keep_made(connection: sa.Connection, key: IdempotencyKey | None, made: Record) -> Record:
+    """Keeps what a request has made, in the transaction that makes it, and returns it."""
+    if key is not None:
+        row = {"idempotency_key": key.key, "digest": key.digest, "body": made, "created_at": now()}
+        connection.execute(sa.insert(schema.answer).values(row))
+    return made

@@ -8,7 +8,7 @@ from audience.errors import NotFound
 from audience.store import schema
 from audience.store.blobs import Blobs
 from audience.store.database import Database, Record, canonical, note, now
-from audience.store.idempotency import Once
+from audience.store.idempotency import IdempotencyKey, keep_made, made_before
 
 LARGEST = 64 * 2**10
 """Bytes of a definition that is kept in its row: databases limit the size of a value, and of what is sent at once."""
@@ -27,7 +27,7 @@ class Models:
         definition: Record,
         warnings: list[str],
         actor: str,
-        once: Once | None = None,
+        key: IdempotencyKey | None = None,
     ) -> str:
         """`name@version`; the same definition again is the same version. A large one is a blob before its row tells of
         it."""
@@ -35,8 +35,8 @@ class Models:
         if large:
             digest = self.blobs.put(content)
         with self.database.writing() as connection:
-            if once and once.answered(connection):
-                return str(once.body["model"])
+            if made := made_before(connection, key):
+                return str(made["model"])
             model = schema.model
             versions = connection.execute(sa.select(model.c.version, model.c.digest).where(model.c.name == name)).all()
             same = [version for version, known in versions if known == digest]
@@ -47,8 +47,7 @@ class Models:
                 row |= {"warnings": warnings, "created_by": actor, "created_at": now()}
                 connection.execute(sa.insert(model).values(row))
                 note(connection, actor, "model.add", name, digest=digest)
-            if once:
-                once.keep(connection, f"{name}@{version}")
+            keep_made(connection, key, {"model": f"{name}@{version}", "warnings": warnings})
         return f"{name}@{version}"
 
     def get(self, reference: str) -> Record:

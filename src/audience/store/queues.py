@@ -1,4 +1,4 @@
-"""Queues: each run is in one, and each worker says which it serves."""
+"""Queues and lanes: each operation is in a queue, each job in a lane, and each worker says which it serves."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -11,25 +11,20 @@ from audience.store import schema
 
 DEFAULT = "default"
 WORKS = ("label", "manage")
-"""The partitions of a run; everything else: plan, report, produce, abort, delete."""
+"""The lanes of every queue. `label`: partitions of runs; `manage`: everything else."""
 NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 LONGEST = 400
 
 
 @dataclass(frozen=True, order=True)
 class Lane:
-    """One kind of work of one queue."""
+    """One lane of one queue, which keeps a kind of work from another's way."""
 
     queue: str
     work: str
 
     def __str__(self) -> str:
         return f"{self.queue}.{self.work}"
-
-
-def lane_of(queue: str, kind: str) -> Lane:
-    """Where a job of this kind belongs."""
-    return Lane(queue, "label" if kind == "partition" else "manage")
 
 
 def check_queue(name: str) -> str:
@@ -60,7 +55,6 @@ def text_of(lanes: Iterable[Lane]) -> str:
 
 
 def within(lanes: Sequence[Lane]) -> sa.ColumnElement[bool]:
-    """Of a job joined with its run: whether it belongs to one of these lanes."""
-    labels = schema.job.c.kind == "partition"
-    parts = [(schema.run.c.queue == s.queue) & (labels if s.work == "label" else ~labels) for s in lanes]
-    return sa.or_(sa.false(), *parts)
+    """Says of a job joined with its operation whether it belongs to one of these lanes."""
+    operation, job = schema.operation.c, schema.job.c
+    return sa.or_(sa.false(), *((operation.queue == lane.queue) & (job.lane == lane.work) for lane in lanes))

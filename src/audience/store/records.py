@@ -9,14 +9,16 @@ from audience.store import schema
 from audience.store.blobs import Blobs
 from audience.store.database import Database, Record, make_home
 from audience.store.engines import mapped_errors, open_engine
-from audience.store.idempotency import Once
+from audience.store.idempotency import Answers
 from audience.store.jobs import Jobs
 from audience.store.mappings import Mappings
 from audience.store.migrate import ensure_current
 from audience.store.models import Models
+from audience.store.operations import Operations
 from audience.store.publications import Publications
 from audience.store.runs import Runs
 from audience.store.sources import Sources
+from audience.store.sweeps import Sweeps
 from audience.store.tasks import Tasks
 from audience.store.workers import Workers
 
@@ -38,18 +40,16 @@ class Store:
         self.sources = Sources(self.database)
         self.models = Models(self.database, blobs)
         self.mappings = Mappings(self.database)
+        self.answers = Answers(self.database)
+        self.operations = Operations(self.database)
         self.runs = Runs(self.database)
         self.tasks = Tasks(self.database)
         self.jobs = Jobs(self.database)
         self.workers = Workers(self.database)
         self.publications = Publications(self.database)
+        self.sweeps = Sweeps(self.database, blobs)
 
     def audit(self, subjects: list[str] | None = None, after: int = 0) -> list[Record]:
         """Who did what, oldest first; of these records only, and of the time since the audit row `after`."""
         query = sa.select(schema.audit).where(schema.audit.c.id > after).order_by(schema.audit.c.id)
         return self.database.rows(query if subjects is None else query.where(schema.audit.c.subject.in_(subjects)))
-
-    def answered(self, once: Once) -> bool:
-        """Whether the same request was carried out before."""
-        with self.database.reading() as connection:
-            return once.answered(connection)

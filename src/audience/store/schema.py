@@ -9,6 +9,7 @@ metadata = sa.MetaData()
 NAME = Exact(100)
 ID = Exact(32)
 STATE = Exact(16)
+KIND = Exact(40)
 TIME = Exact(32)
 
 
@@ -37,22 +38,33 @@ model = sa.Table(
 )
 """`definition` is null when it is large: then it is the blob of the `digest`."""
 
+operation = sa.Table(
+    "operation",
+    metadata,
+    sa.Column("id", ID, primary_key=True),
+    sa.Column("kind", KIND, nullable=False),
+    sa.Column("subject", Exact(200), nullable=True),
+    sa.Column("state", STATE, nullable=False, index=True),
+    sa.Column("queue", Exact(40), nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("last_turn", sa.BigInteger, nullable=False),
+    sa.Column("error", Prose(), nullable=True),
+    sa.Column("started_at", TIME, nullable=True),
+    sa.Column("finished_at", TIME, nullable=True),
+    *_created(),
+    sa.Index("operation_by_kind", "kind", "created_at"),
+)
+"""Whatever a user waits for and may stop. Each kind keeps its own row, with the same id, beside it. `subject`: the name
+of what it is about, for people. `queue`: only workers that serve it take its jobs. `priority`: higher first.
+`last_turn`: when a job of it was taken last, counted over all operations: the least is next."""
+
 run = sa.Table(
     "run",
     metadata,
     sa.Column("id", ID, primary_key=True),
-    sa.Column("state", STATE, nullable=False, index=True),
     sa.Column("spec", DOCUMENT, nullable=False),
-    sa.Column("error", Prose(), nullable=True),
-    sa.Column("started_at", TIME, nullable=True),
-    sa.Column("finished_at", TIME, nullable=True),
-    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("served", sa.BigInteger, nullable=False, server_default="0"),
-    sa.Column("queue", Exact(40), nullable=False, server_default="default"),
-    *_created(),
 )
-"""`priority`: higher first. `served`: when a job of it was taken last, counted over all runs: the least is next.
-`queue`: only workers that serve it take its jobs."""
+"""Its id is that of its operation, which knows its state."""
 
 task = sa.Table(
     "task",
@@ -67,7 +79,7 @@ task = sa.Table(
     sa.Column("report", DOCUMENT, nullable=True),
     sa.Column("error", Prose(), nullable=True),
     sa.Column("fence", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("touched", sa.Boolean, nullable=False, server_default="0"),
+    sa.Column("may_have_rows", sa.Boolean, nullable=False, server_default="0"),
     sa.Column("started_at", TIME, nullable=True),
     sa.Column("worked_s", REAL, nullable=False, server_default="0"),
     sa.Column("by_author", sa.Boolean, nullable=True),
@@ -75,10 +87,10 @@ task = sa.Table(
     sa.Column("peak_by", Exact(40), nullable=True),
     *_created(),
 )
-"""`fence` counts starts, aborts and resumes: the target refuses writers with an older one. `touched`: something of it
-may be in the target. `started_at`: when its clock was started that now runs; `worked_s`: what it showed when it was
-stopped. `by_author`: whether its source has authors. `peak_mb`: the largest resident size of a process while it planned
-or labelled for the task, `peak_by` how that was measured."""
+"""`fence` counts starts, aborts and resumes: the target refuses writers with an older one. `may_have_rows`: the
+target may hold something of it. `started_at`: when its clock was started that now runs; `worked_s`: what it showed when
+it was stopped. `by_author`: whether its source has authors. `peak_mb`: the largest resident size of a process while it
+planned or labelled for the task, `peak_by` how that was measured."""
 
 partition = sa.Table(
     "partition",
@@ -93,33 +105,37 @@ job = sa.Table(
     "job",
     metadata,
     sa.Column("id", SERIAL, primary_key=True, autoincrement=True),
-    sa.Column("run_id", ID, sa.ForeignKey("run.id"), nullable=False, index=True),
-    sa.Column("task_id", ID, sa.ForeignKey("task.id"), nullable=True),
-    sa.Column("kind", STATE, nullable=False),
+    sa.Column("operation_id", ID, sa.ForeignKey("operation.id"), nullable=False),
+    sa.Column("subject", ID, nullable=True),
     sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("kind", KIND, nullable=False),
+    sa.Column("lane", STATE, nullable=False),
+    sa.Column("arguments", DOCUMENT, nullable=False),
     sa.Column("state", STATE, nullable=False),
-    sa.Column("fence", sa.Integer, nullable=False),
     sa.Column("urgent", sa.Boolean, nullable=False),
     sa.Column("worker", ID, nullable=True),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("failures", sa.Integer, nullable=False),
     sa.Column("losses", sa.Integer, nullable=False),
     sa.Column("delay_s", REAL, nullable=False),
-    sa.Column("n_read", sa.BigInteger, nullable=False),
-    sa.Column("counts", DOCUMENT, nullable=True),
+    sa.Column("due_at", REAL, nullable=False),
+    sa.Column("progress", sa.BigInteger, nullable=False),
+    sa.Column("total", sa.BigInteger, nullable=True),
+    sa.Column("result", DOCUMENT, nullable=True),
     sa.Column("error", Prose(), nullable=True),
-    sa.Column("after", STATE, nullable=True),
-    sa.Column("sent", sa.Integer, nullable=False, server_default="0"),
-    sa.Index("job_by_state", "state", "run_id"),
-    sa.Index("job_by_task", "task_id", "kind", "state"),
+    sa.Column("sent", sa.Integer, nullable=False),
+    sa.Index("job_by_operation", "operation_id", "state"),
+    sa.Index("job_waiting", "state", "operation_id"),
+    sa.Index("job_by_subject", "subject", "kind", "state"),
     sqlite_autoincrement=True,  # an id is never used again: a late owner would finish another's job
 )
-"""Work for a worker: a step of a task (`plan`, `partition` with its number, `report`, `produce`) or of a run (`abort`,
-`delete`). `fence` is its task's when the job was made. `attempts` counts how often it was taken, or left to others by a
-worker that was sent it, `failures` how often it was put back for a passing reason, which `error` tells, `losses` the
-workers that vanished with it. `delay_s`: how long it waits before it is taken. `counts`: the partition's numbers.
-`after`: the state that the task returns to from production that was asked for again. `sent`: how often a message was
-sent that it waits, since it was last taken."""
+"""A step of an operation, for a worker. `subject`: the record that it is about (a task), `number` its place among the
+jobs of one kind there. `lane` and the operation's queue say which workers take it. `attempts` counts how often it was
+taken, or left to others by a worker that was sent it, `failures` how often it was put back for a passing reason, which
+`error` tells, `losses` the workers that vanished with it. `due_at`: the time before which it is not taken, in seconds
+since 1970 as the database's own clock counts them; `delay_s`: how far ahead that was when it was set. `progress` of
+`total`: rows, or whatever its kind counts. `result`: what its kind found. `sent`: how often a message was sent that it
+waits, since it was last taken."""
 
 worker = sa.Table(
     "worker",
@@ -151,26 +167,38 @@ publication = sa.Table(
     sa.Column("id", ID, primary_key=True),
     sa.Column("name", NAME, nullable=False, unique=True),
     sa.Column("spec", DOCUMENT, nullable=False),
-    sa.Column("state", STATE, nullable=False),
+    sa.Column("operation_id", ID, nullable=True),
     sa.Column("fence", sa.Integer, nullable=False),
     sa.Column("numbered", sa.Integer, nullable=False),
     sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("former", sa.Integer, nullable=False),
-    sa.Column("asked", DOCUMENT, nullable=True),
+    sa.Column("previous", sa.Integer, nullable=False),
     sa.Column("preview", DOCUMENT, nullable=True),
     sa.Column("error", Prose(), nullable=True),
     *_created(),
 )
-"""`state`: idle, or busy with what is `asked`. `fence` counts attempts at anything. `numbered`: the last number that
-a version was given. `version` is published, `former` was before; 0: none. `preview`: what the
-last preview found, until something else is published. `error`: why the last attempt failed."""
+"""`operation_id`: what is being done with it; null: nothing. `fence` counts attempts at anything. `numbered`: the last
+number that a version was given. `version` is published, `previous` was before; 0: none. `preview`: what the last
+preview found, until something else is published. `error`: why the last attempt failed."""
+
+publication_attempt = sa.Table(
+    "publication_attempt",
+    metadata,
+    sa.Column("id", ID, sa.ForeignKey("operation.id"), primary_key=True),
+    sa.Column("publication_id", ID, nullable=False, index=True),
+    sa.Column("action", KIND, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("request", DOCUMENT, nullable=False),
+    sa.Column("changes", DOCUMENT, nullable=True),
+)
+"""What an operation is to do with a publication. `changes`: what the next version changes, noted just before it is
+swapped in, because nobody can count that afterwards."""
 
 publication_version = sa.Table(
     "publication_version",
     metadata,
     sa.Column("publication_id", ID, sa.ForeignKey("publication.id"), primary_key=True),
     sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("asked", DOCUMENT, nullable=False),
+    sa.Column("request", DOCUMENT, nullable=False),
     sa.Column("changes", DOCUMENT, nullable=False),
     *_created(),
 )
@@ -184,7 +212,7 @@ answer = sa.Table(
     sa.Column("body", DOCUMENT, nullable=False),
     sa.Column("created_at", TIME, nullable=False),
 )
-"""What a create with an Idempotency-Key was answered; `digest` is of the request."""
+"""What a create with an Idempotency-Key made, `body`; `digest` is of the request."""
 
 audit = sa.Table(
     "audit",

@@ -1,4 +1,4 @@
-"""The states of runs, tasks and jobs, and the moves between them. Guarded UPDATEs in this package are their only
+"""The states of operations, tasks and jobs, and the moves between them. Guarded UPDATEs in this package are their only
 writers.
 
 A run may be deleted in any state: its workers may be dead, and deleting bars late writers in the target."""
@@ -9,11 +9,12 @@ MOVES: dict[str, frozenset[str]] = {
     "producing": frozenset({"done", "failed", "aborting", "aborted", "deleting"}),
     "done": frozenset({"producing", "deleting"}),
     "failed": frozenset({"running", "producing", "deleting"}),
-    "aborting": frozenset({"aborted", "deleting"}),
+    "aborting": frozenset({"aborted", "done", "deleting"}),
     "aborted": frozenset({"running", "producing", "deleting"}),
     "deleting": frozenset({"deleting"}),
 }
-"""Of runs and of tasks. `failed` and `aborted` go on with `running` when they are resumed, and with `producing` when
+"""Of operations and of tasks. Runs and their tasks that `failed` or were `aborted` go on with `running` when they are
+resumed, and with `producing` when
 production of what is finished is asked for."""
 
 FINAL = frozenset({"done", "failed", "aborted"})

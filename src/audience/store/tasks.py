@@ -10,12 +10,11 @@ import sqlalchemy as sa
 from audience.errors import Conflict, NotFound
 from audience.store import schema
 from audience.store.database import Database, Record, now, rows_of
-from audience.store.jobs import add_jobs
-from audience.store.runs import move, stop_clock, sync_run_state
+from audience.store.operations import WORKER
+from audience.store.queue_rows import add_jobs
+from audience.store.runs import move_task, stop_clock, sync_run_state
 from audience.store.states import OPEN_JOB
 
-WORKER = "worker"
-"""The actor of what workers do on their own."""
 MOST_REPORTS = 5
 
 
@@ -37,7 +36,7 @@ class Tasks:
         with self.database.writing() as connection:
             task = _task(connection, task_id)
             if task["state"] == "planned":
-                move(connection, schema.task, task_id, "running", WORKER)
+                move_task(connection, task_id, "running", WORKER)
                 sync_run_state(connection, task["run_id"], WORKER)
 
     def partition(self, task_id: str, number: int) -> Record:
@@ -75,19 +74,25 @@ def planned(connection: sa.Connection, task_id: str, finished: Sequence[Finished
     """Partitions are to be labelled, but for those that are in the target already. From now on something of the task
     may be there."""
     task = _task(connection, task_id)
-    values = {"by_author": by_author, "touched": True}
+    values = {"by_author": by_author, "may_have_rows": True}
     connection.execute(sa.update(schema.task).where(schema.task.c.id == task_id).values(values))
     number = schema.partition.c.number
     numbers = connection.execute(sa.select(number).where(schema.partition.c.task_id == task_id).order_by(number))
     there = {part.number: part for part in finished}
     jobs = [_done(there[n]) if n in there else {"number": n} for n in numbers.scalars()]
-    add_jobs(connection, task["run_id"], "partition", task_id=task_id, fence=task["fence"], jobs=jobs)
+    _add_partitions(connection, task, jobs)
     if all("state" in job for job in jobs):
         _report_next(connection, task)
 
 
+def _add_partitions(connection: sa.Connection, task: Record, jobs: Iterable[Record]) -> None:
+    arguments = {"fence": task["fence"]}
+    kind = {"lane": "label", "subject": task["id"], "arguments": arguments}
+    add_jobs(connection, task["run_id"], "partition", **kind, jobs=jobs)
+
+
 def _done(part: Finished) -> Record:
-    return {"number": part.number, "state": "done", "n_read": part.n_read, "counts": part.counts}
+    return {"number": part.number, "state": "done", "progress": part.n_read, "result": part.counts}
 
 
 def partition_done(connection: sa.Connection, task_id: str) -> None:
@@ -98,27 +103,27 @@ def partition_done(connection: sa.Connection, task_id: str) -> None:
 def _report_after_the_last(connection: sa.Connection, task: Record) -> None:
     """Of a task that failed too: what was under way then has ended."""
     job = schema.job.c
-    steps = (job.task_id == task["id"], job.kind.in_(("partition", "report")), job.state.in_(OPEN_JOB))
+    steps = (job.subject == task["id"], job.kind.in_(("partition", "report")), job.state.in_(OPEN_JOB))
     left = connection.execute(sa.select(job.id).where(*steps).limit(1)).first()
-    if task["state"] in ("running", "failed") and task["touched"] and left is None:
+    if task["state"] in ("running", "failed") and task["may_have_rows"] and left is None:
         _report_next(connection, task)
 
 
 def _report_next(connection: sa.Connection, task: Record) -> None:
     stop_clock(connection, task["id"])
-    add_jobs(connection, task["run_id"], "report", task_id=task["id"])
+    add_jobs(connection, task["run_id"], "report", subject=task["id"])
 
 
 def lost(connection: sa.Connection, task_id: str, numbers: Collection[int]) -> None:
     """Partitions that were labelled, and that the target has no more, are labelled again. Raises Conflict when that
     happens again and again."""
     task, job = _task(connection, task_id), schema.job.c
-    reports = sa.select(sa.func.count()).where(job.task_id == task_id, job.kind == "report")
+    reports = sa.select(sa.func.count()).where(job.subject == task_id, job.kind == "report")
     if connection.execute(reports).scalar_one() > MOST_REPORTS:
         raise Conflict(f"the target loses what is written to it: {len(numbers)} partitions are gone again")
     connection.execute(sa.delete(schema.job).where(*_partitions(task_id, "done"), job.number.in_(numbers)))
     jobs = [{"number": number} for number in sorted(numbers)]
-    add_jobs(connection, task["run_id"], "partition", task_id=task_id, fence=task["fence"], jobs=jobs)
+    _add_partitions(connection, task, jobs)
     connection.execute(sa.update(schema.task).where(schema.task.c.id == task_id).values(started_at=now()))
 
 
@@ -127,16 +132,17 @@ def reported(connection: sa.Connection, task_id: str, report: Record, *, product
     task = _task(connection, task_id)
     save_report(connection, task_id, report)
     if task["state"] == "running":
-        move(connection, schema.task, task_id, "producing" if production else "done", WORKER)
+        move_task(connection, task_id, "producing" if production else "done", WORKER)
         if production:
-            add_jobs(connection, task["run_id"], "produce", task_id=task_id, fence=task["fence"], delay_s=delay_s)
+            arguments = {"fence": task["fence"]}
+            add_jobs(connection, task["run_id"], "produce", subject=task_id, arguments=arguments, delay_s=delay_s)
         sync_run_state(connection, task["run_id"], WORKER)
 
 
 def produced(connection: sa.Connection, task_id: str, report: Record, after: str | None) -> None:
     """Production is made; the task is done, or in the state it was in before production was asked for again."""
     save_report(connection, task_id, report)
-    move(connection, schema.task, task_id, after or "done", WORKER, keep_error=after != "done")
+    move_task(connection, task_id, after or "done", WORKER, keep_error=after != "done")
     sync_run_state(connection, _task(connection, task_id)["run_id"], WORKER)
 
 
@@ -147,25 +153,25 @@ def aborted(connection: sa.Connection, run_id: str, reports: Mapping[str, Record
     for task_id in stopping:
         if task_id in reports:
             save_report(connection, task_id, reports[task_id])
-        move(connection, schema.task, task_id, "aborted", WORKER)
+        move_task(connection, task_id, "aborted", WORKER)
     sync_run_state(connection, run_id, WORKER)
 
 
 def failed(connection: sa.Connection, job: Record, reason: str) -> None:
     """A task cannot go on. What is under way ends by itself, what is finished is kept and added up, unless just that
     failed. When production that was asked for again fails, the task is as it was before: its tables are."""
-    task = _task(connection, job["task_id"])
+    task = _task(connection, job["subject"])
     if task["state"] in ("planned", "running", "producing"):
-        _fail(connection, task, reason, job["after"] or "failed")
+        _fail(connection, task, reason, job["arguments"].get("after") or "failed")
     if task["report"] is None and job["kind"] != "report":
         _report_after_the_last(connection, _task(connection, task["id"]))
 
 
-def undigestible(connection: sa.Connection, task_id: str, limit: int) -> None:
+def too_many_model_errors(connection: sa.Connection, task_id: str, limit: int) -> None:
     """Fails a task of whose rows the models could not digest more than the limit."""
     c = schema.job.c
-    query = sa.select(c.counts).where(c.task_id == task_id, c.kind == "partition", c.state == "done")
-    n = sum(counts["undigested"] for counts in connection.execute(query).scalars())
+    query = sa.select(c.result).where(c.subject == task_id, c.kind == "partition", c.state == "done")
+    n = sum(counts["model_errors"] for counts in connection.execute(query).scalars())
     task = _task(connection, task_id)
     if n > limit and task["state"] == "running":
         reason = f"the models could not digest {n:,} rows, more than the limit of {limit:,}: see which were set aside"
@@ -174,9 +180,9 @@ def undigestible(connection: sa.Connection, task_id: str, limit: int) -> None:
 
 def _fail(connection: sa.Connection, task: Record, reason: str, state: str) -> None:
     job = schema.job
-    waiting = sa.update(job).where(job.c.task_id == task["id"], job.c.state == "waiting")
+    waiting = sa.update(job).where(job.c.subject == task["id"], job.c.state == "waiting")
     connection.execute(waiting.values(state="cancelled"))
-    move(connection, schema.task, task["id"], state, WORKER, reason)
+    move_task(connection, task["id"], state, WORKER, reason)
     sync_run_state(connection, task["run_id"], WORKER)
 
 
@@ -193,7 +199,7 @@ def note_peak(connection: sa.Connection, task_id: str, mb: float | None, how: st
 
 def _partitions(task_id: str, state: str) -> tuple[sa.ColumnElement[bool], ...]:
     job = schema.job.c
-    return job.task_id == task_id, job.kind == "partition", job.state == state
+    return job.subject == task_id, job.kind == "partition", job.state == state
 
 
 def _task(connection: sa.Connection, task_id: str) -> Record:

@@ -1,5 +1,6 @@
 """The processes that take jobs, as long as they are thought alive."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,17 +26,18 @@ class Workers:
             connection.execute(sa.insert(schema.worker).values(row))
         return str(row["id"])
 
-    def beat(self, worker: str, n_read: dict[int, int]) -> set[int] | None:
-        """Counts one beat and writes down how many rows each job has read; the jobs that are still this worker's.
-        None when others gave it up for lost meanwhile."""
+    def beat(self, worker: str, progress: Mapping[int, tuple[int, int | None]]) -> set[int] | None:
+        """Counts one heartbeat, writes down how far each job is (done, total), and returns the jobs that are still this
+        worker's. None when others gave it up for lost meanwhile."""
         job = schema.job
         mine = (job.c.worker == worker, job.c.state == "taken")
         counted = sa.update(schema.worker).where(schema.worker.c.id == worker).values(beat=schema.worker.c.beat + 1)
         with self.database.writing() as connection:
             if connection.execute(counted).rowcount == 0:
                 return None
-            for job_id, n in n_read.items():
-                connection.execute(sa.update(job).where(job.c.id == job_id, *mine).values(n_read=n))
+            for job_id, (done, whole) in progress.items():
+                values = {"progress": done, "total": sa.func.coalesce(sa.literal(whole, sa.BigInteger), job.c.total)}
+                connection.execute(sa.update(job).where(job.c.id == job_id, *mine).values(values))
             return set(connection.execute(sa.select(job.c.id).where(*mine)).scalars())
 
     def beats(self) -> dict[str, int]:
@@ -48,7 +50,7 @@ class Workers:
         """Ends a worker, by its own will or because it is lost, and gives its jobs to others; how many. Twice: the
         same."""
         job = schema.job
-        again = {"state": "waiting", "worker": None, "n_read": 0}
+        again = {"state": "waiting", "worker": None, "progress": 0}
         mine = sa.update(job).where(job.c.worker == worker, job.c.state == "taken")
         with self.database.writing() as connection:
             connection.execute(sa.delete(schema.worker).where(schema.worker.c.id == worker))
@@ -64,12 +66,12 @@ class Workers:
         job = schema.job
         theirs = sa.update(job).where(job.c.worker.in_(_named(name)), job.c.state == "taken")
         with self.database.writing() as connection:
-            connection.execute(theirs.values(state="waiting", worker=None, n_read=0))
+            connection.execute(theirs.values(state="waiting", worker=None, progress=0))
 
     def work(self) -> dict[str, list[Record]]:
-        """worker -> the jobs that it has taken: kind, run, task, number and rows read so far."""
+        """worker -> the jobs that it has taken: kind, operation, subject, number and progress."""
         job = schema.job
-        columns = (job.c.worker, job.c.kind, job.c.run_id, job.c.task_id, job.c.number, job.c.n_read)
+        columns = (job.c.worker, job.c.kind, job.c.operation_id, job.c.subject, job.c.number, job.c.progress)
         found: dict[str, list[Record]] = {}
         for row in self.database.rows(sa.select(*columns).where(job.c.state == "taken").order_by(job.c.id)):
             found.setdefault(row.pop("worker"), []).append(row)

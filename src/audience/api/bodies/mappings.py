@@ -2,8 +2,7 @@
 
 from pydantic import BaseModel
 
-from audience.labeling.groups import GroupMap
-from audience.labeling.panels import Panels
+from audience.app.types import GroupMap, Panels
 
 
 class NamedGroups(GroupMap):

@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from audience.api.bodies.base import NAME, Request
-from audience.models.rules.definition import RuleSet
-from audience.store.database import Record
+from audience.app.types import Record, RuleSet
 
 TEXT_LIMIT = 100_000
 

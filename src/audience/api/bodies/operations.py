@@ -1,34 +1,65 @@
-"""Bodies of replies about the service itself."""
+"""Bodies of `/v1/operations`."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+
+from audience.api.bodies.runs import State
+from audience.app.types import Record
+
+Kind = Literal["run", "publication", "source_test", "export", "sweep"]
 
 
-class WorkerView(BaseModel):
-    """A process that takes jobs. `jobs`: those it works on. `queues`: what it serves. `pool`: how it works on several
-    jobs at once; `local` looks for them itself, the others are sent them."""
+class OperationProgress(BaseModel):
+    """How far an operation is: `done` of `total` (null: nobody knows), in rows or whatever its kind counts; how many of
+    its jobs are worked on; what stands in the way of one that is tried again."""
+
+    done: int
+    total: int | None
+    working: int
+    waiting_for: str | None
+
+
+class OperationCreated(BaseModel):
+    """Something that goes on in the background."""
 
     id: str
-    name: str
-    threads: int
-    started_at: str
-    jobs: int
-    queues: str
-    pool: str
+    href: str
 
 
-class WorkerList(BaseModel):
-    items: list[WorkerView]
+class OperationSummary(BaseModel):
+    """Whatever somebody waits for and may stop. `subject`: what it is about."""
+
+    id: str
+    kind: str
+    subject: str | None
+    state: State
+    queue: str
+    error: str | None
+    created_by: str
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    href: str
+
+    @classmethod
+    def of(cls, record: Record) -> "OperationSummary":
+        return cls.model_validate({**record, "href": f"/v1/operations/{record['id']}"})
 
 
-class Ready(BaseModel):
-    """Whether requests can be carried out."""
+class OperationView(OperationSummary):
+    """An operation, how far it is, and what came of it when it is done."""
 
-    store: Literal["ok"]
-    workers: int
+    progress: OperationProgress
+    result: Any = Field(description="of a source test its description, of a publication the changes, of an export rows")
+
+    @classmethod
+    def of(cls, record: Record) -> "OperationView":
+        return cls.model_validate({**record, "href": f"/v1/operations/{record['id']}"})
 
 
-class Health(BaseModel):
-    status: Literal["ok"]
-    version: str
+class OperationList(BaseModel):
+    """Newest first. `next_cursor`: give it as `cursor` for the next page; null on the last."""
+
+    items: list[OperationSummary]
+    next_cursor: str | None

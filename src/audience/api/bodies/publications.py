@@ -6,7 +6,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, Field
 
 from audience.api.bodies.base import NAME, Request
-from audience.store.database import Record
+from audience.app.types import Record
 
 GroupName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,40}$")]
 Indexes = dict[GroupName, Annotated[tuple[GroupName, ...], Field(min_length=1, max_length=1000)]]
@@ -43,6 +43,13 @@ class PublishBody(Request):
     indexes: Indexes | None = None
     conflict_groups: str | Conflicts | None = None
     base: int | None = Field(default=None, ge=0, le=2**31, description="refuse, if another version is published now")
+
+
+class PublicationExportBody(Request):
+    """Which published rows go into a file, and its format."""
+
+    format: Literal["csv", "jsonl", "parquet"] = "parquet"
+    index: GroupName | None = None
 
 
 class ChangeView(BaseModel):
@@ -84,9 +91,10 @@ class PublicationSummary(BaseModel):
     name: str
     target: str
     state: Literal["idle", "busy"]
-    under_way: Literal["publish", "preview", "roll_back", "delete"] | None
+    under_way: Literal["publish", "preview_publication", "roll_back", "delete_publication"] | None
+    operation: str | None = Field(description="id of what is under way: watch or cancel it as an operation")
     version: int | None
-    former: int | None
+    previous: int | None
     indexes: dict[str, list[str]]
     conflict_groups: dict[str, list[str]] | None
     error: str | None
@@ -108,7 +116,7 @@ class PublicationView(PublicationSummary):
 
     @classmethod
     def of(cls, record: Record) -> "PublicationView":
-        versions = [{**version, **version["asked"]} for version in record["versions"]]
+        versions = [{**version, **version["request"]} for version in record["versions"]]
         own = {"where": record["where"], "preview": record["preview"], "versions": versions}
         return cls.model_validate({**_summary(record), **own})
 
@@ -120,11 +128,13 @@ class PublicationList(BaseModel):
 def _summary(record: Record) -> Record:
     spec = record["spec"]
     return {
-        **{name: record[name] for name in ("name", "state", "error", "created_by", "created_at")},
+        **{name: record[name] for name in ("name", "error", "created_by", "created_at")},
+        "state": "busy" if record["doing"] else "idle",
         "target": spec["target"],
-        "under_way": record["asked"]["action"] if record["asked"] else None,
+        "under_way": record["doing"]["action"] if record["doing"] else None,
+        "operation": record["operation_id"],
         "version": record["version"] or None,
-        "former": record["former"] or None,
+        "previous": record["previous"] or None,
         "indexes": spec["indexes"],
         "conflict_groups": spec["conflicts"],
         "href": f"/v1/publications/{quote(record['name'])}",

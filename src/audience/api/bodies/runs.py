@@ -7,10 +7,7 @@ from pydantic import BaseModel, Field
 
 from audience.api.bodies.base import Request
 from audience.api.bodies.sources import SourceBody
-from audience.labeling.groups import GroupMap
-from audience.labeling.panels import Panels
-from audience.store.database import Record
-from audience.store.queues import DEFAULT
+from audience.app.types import DEFAULT_QUEUE, GroupMap, Panels, Record
 
 State = Literal["planned", "running", "producing", "done", "failed", "aborting", "aborted", "deleting"]
 Priority = Literal["low", "normal", "high"]
@@ -48,7 +45,9 @@ class NewRun(Request):
         default=1_000, ge=0, le=2**53, description="rows the models may fail on before a task fails"
     )
     priority: Priority = "normal"
-    queue: str = Field(default=DEFAULT, pattern=r"^[A-Za-z0-9_-]{1,40}$", description="only its workers take the jobs")
+    queue: str = Field(
+        default=DEFAULT_QUEUE, pattern=r"^[A-Za-z0-9_-]{1,40}$", description="only its workers take the jobs"
+    )
 
 
 class RunCreated(BaseModel):
@@ -57,6 +56,7 @@ class RunCreated(BaseModel):
     id: RunId
     state: State
     created_at: str
+    warnings: list[str] = Field(default=[], description="what was accepted, and may be a slip")
     href: str
 
 
@@ -190,10 +190,10 @@ def _summary(run: Record) -> Record:
 
 
 class Moved(BaseModel):
-    """A run or task came into a state. `add`: it was made; `deleted`: it is no more."""
+    """An operation, or a task of a run, came into a state. `add`: it was made; `deleted`: it is no more."""
 
-    kind: Literal["run", "task"]
-    subject: str = Field(description="id of the run or task")
+    kind: str = Field(description="run, task, or another kind of operation")
+    subject: str = Field(description="id of the operation or task")
     state: str
     at: str
     actor: str
@@ -202,6 +202,15 @@ class Moved(BaseModel):
 
 class ProductionBody(Request):
     partial: bool = Field(default=False, description="also of a run that failed or was aborted, of what is finished")
+
+
+class ExportBody(Request):
+    """Which rows go into a file, and its format."""
+
+    of: Literal["results", "production"] = "results"
+    format: Literal["csv", "jsonl", "parquet"] = "parquet"
+    group: str | None = Field(default=None, max_length=40, description="of this group only")
+    comparable: bool = Field(default=False, description="without what differs between equal runs")
 
 
 class ResultRow(BaseModel):

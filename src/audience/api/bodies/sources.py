@@ -3,8 +3,7 @@
 from pydantic import BaseModel, Field
 
 from audience.api.bodies.base import NAME, Request
-from audience.store.database import Record
-from audience.tables.base import SourceSpec
+from audience.app.types import Record, SourceSpec
 
 
 class SourceBody(Request):

@@ -1,0 +1,60 @@
+"""Exports: results, production or published rows as a file."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from audience.app.publications import Publications
+from audience.app.requests import ExportRequest
+from audience.app.runs import Runs
+from audience.errors import BadInput
+from audience.labeling import export as exports
+from audience.store.database import Record
+from audience.store.records import Store
+
+LAYOUTS = tuple(exports.ENCODERS)
+
+
+class Exports:
+    """A file is made by an operation; rows that are wanted at once are streamed."""
+
+    def __init__(self, store: Store, runs: Runs, publications: Publications) -> None:
+        self.store = store
+        self.runs = runs
+        self.publications = publications
+
+    def begin(self, request: ExportRequest, actor: str) -> str:
+        """Begins to write a file; the id of the operation. A file of this machine is written by this process alone, so
+        its queue is one that nobody else serves."""
+        self._check(request)
+        subject = request.publication or (request.run and self.runs.find(request.run)[:12])
+        queue = f"local-{uuid.uuid4().hex}"[:40] if request.to is not None else "default"
+        arguments = request.model_dump(mode="json")
+        if request.run is not None:
+            arguments["run"] = self.runs.find(request.run)
+        return self.store.operations.add("export", actor, subject=subject, arguments=arguments, queue=queue)
+
+    def _check(self, request: ExportRequest) -> None:
+        if (request.run is None) == (request.publication is None):
+            raise BadInput("an export is of a run or of a publication: name one of them")
+        if request.to is not None:
+            exports.check_path(Path(request.to))
+        self.rows(request)
+
+    def pieces(self, request: ExportRequest) -> Iterator[bytes]:
+        """The bytes of the file, as they are made."""
+        return exports.encoded(self.rows(request), request.layout)
+
+    def rows(self, request: ExportRequest) -> exports.Rows:
+        """The rows that a request means."""
+        if request.publication is not None:
+            return self.publications.exported(request.publication, request.index)
+        assert request.run is not None
+        production = request.of == "production"
+        return self.runs.exported(
+            request.run, production=production, group=request.group, comparable=request.comparable
+        )
+
+    def rows_of(self, arguments: Record) -> exports.Rows:
+        """The rows of a job."""
+        return self.rows(ExportRequest.model_validate(arguments))

@@ -1,0 +1,114 @@
+"""`audience operation ...`: whatever somebody waits for and may stop; and how commands wait for one."""
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from audience.app import LOCAL, App
+from audience.app.requests import ExportRequest
+from audience.cli import options as o
+from audience.cli import show
+from audience.cli.show import console, errors
+from audience.errors import Conflict, NotFound
+from audience.process import told_of_ctrl_c
+
+commands = typer.Typer(
+    help="Operations: runs, publications, exports, source tests, and whatever else goes on in the background.",
+    no_args_is_help=True,
+)
+
+Operation = Annotated[str, typer.Argument(help="id of an operation, the beginning of one, or `last`")]
+
+
+@commands.command("list")
+def list_(
+    kind: Annotated[list[str] | None, typer.Option(help="only of this kind; may be repeated")] = None,
+    state: Annotated[list[str] | None, typer.Option(help="only in this state; may be repeated")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="how many, newest first")] = 50,
+    as_json: o.Json = False,
+) -> None:
+    """List the operations, newest first."""
+    found = o.open_app().operations.page(limit, kind or (), state or ())
+    if as_json:
+        show.as_json(found)
+        return
+    rows = [(r["id"][:12], r["kind"], r["subject"], r["state"], r["created_by"], r["created_at"][:19]) for r in found]
+    show.table("", ("operation", "kind", "about", "state", "by", "at"), rows)
+
+
+@commands.command("show")
+def show_(operation: Operation, as_json: o.Json = False) -> None:
+    """Show an operation: how far it is, what stands in its way, what came of it."""
+    found = o.open_app().operations.get(operation)
+    show.as_json(found) if as_json else show.operation(found)
+
+
+@commands.command()
+def cancel(operation: Operation) -> None:
+    """Stop an operation, whoever works on it."""
+    app = o.open_app()
+    operation_id = app.operations.cancel(operation, LOCAL)
+    app.operations.work_on(
+        operation_id, lambda: app.operations.get(operation_id)["progress"]["waiting_for"] is not None
+    )
+    show.operation(app.operations.get(operation_id))
+
+
+@commands.command()
+def wait(operation: Operation, as_json: o.Json = False) -> None:
+    """Wait for an operation, and work on it here too until it has ended."""
+    app = o.open_app()
+    operation_id = app.operations.find(operation)
+    carried_out(app, operation_id, hidden=as_json)
+    found = app.operations.get(operation_id)
+    show.as_json(found) if as_json else show.operation(found)
+    if found["state"] != "done":
+        raise typer.Exit(1)
+
+
+def carried_out(app: App, operation_id: str, *, hidden: bool = False) -> None:
+    """Works on an operation behind a progress bar until it has ended. Ctrl-C cancels it."""
+    found = app.operations.get(operation_id)
+    name = f"{found['kind'].replace('_', ' ')} {found['subject'] or ''}".strip()
+    with show.Bars([name], hidden=hidden) as bars, told_of_ctrl_c() as pressed:
+
+        def watch() -> None:
+            if pressed.is_set():
+                pressed.clear()
+                bars.note("stopping")
+                with contextlib.suppress(Conflict):  # it ended by itself just now
+                    app.operations.cancel(operation_id, LOCAL)
+            with contextlib.suppress(NotFound):  # what it was about was deleted, and it too
+                bars.show(app.operations.get(operation_id)["progress"])
+
+        app.operations.work_on(operation_id, watch)
+
+
+def finished(app: App, operation_id: str, *, hidden: bool = False) -> dict[str, Any]:
+    """Works on an operation until it is done, and returns it with its result. Raises Conflict when it failed;
+    KeyboardInterrupt when it was stopped."""
+    carried_out(app, operation_id, hidden=hidden)
+    if app.operations.get(operation_id)["state"] == "aborted":
+        raise KeyboardInterrupt
+    return app.operations.check_done(operation_id)
+
+
+def written(app: App, request: ExportRequest, to: Path | None) -> None:
+    """Writes rows to a file, or as JSON lines to standard output."""
+    if to is None:
+        for piece in app.exports.pieces(request):
+            sys.stdout.buffer.write(piece)
+        return
+    operation_id = app.exports.begin(request.model_copy(update={"to": str(to.absolute())}), LOCAL)
+    result = finished(app, operation_id)["result"]
+    console.print(f"{result['rows']:,} rows in {to}")
+
+
+def said(error: str | None) -> None:
+    """What stands in the way of something that was left to others."""
+    if error:
+        errors.print(f"[yellow]waits, and tries again: {escape(error)}[/]", soft_wrap=True)
