@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 CONSTRAINTS := constraints/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak check fix bench bench-large diagram constraints clean
+.PHONY: help demo test soak check fix bench bench-against bench-large diagram constraints clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,10 @@ bench: $(VENV)/installed-bench ## speed and memory side by side with the row-wis
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/service.py
 	$(BIN)/python benchmarks/databases.py
+
+bench-against: $(VENV)/installed-bench ## speed and memory side by side with another checkout: make BEFORE=../before bench-against
+	$(BIN)/python benchmarks/against.py $(BEFORE)
+	$(BIN)/python benchmarks/against.py $(BEFORE) --databases
 
 bench-large: $(VENV)/installed-bench ## memory on ten and twenty million rows
 	$(BIN)/python benchmarks/bench.py --large

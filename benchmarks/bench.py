@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 HERE = Path(__file__).parent
+ROOT = HERE.parent
 DATA = HERE / "data"
 DOCS = HERE.parent / "docs" / "performance.md"
 COLUMNS = ("id", "s_id", "s_area_id", "title", "author", "content", "post_time")
@@ -119,16 +120,25 @@ def baseline(folder: Path) -> float:
     return rate
 
 
-def ours(folder: Path, source: str, target: str, rules: str) -> dict[str, float]:
-    """One `audience label` in a fresh process: rate, whole rate and peak memory in MB."""
-    home, out = folder / "home", folder / target
-    for path in (home, out, *folder.glob(f"{target}-*")):
+def ours(folder: Path, source: str, target: str, rules: str, checkout: Path = ROOT) -> dict[str, float]:
+    """One `audience label` on files in a fresh process."""
+    out = folder / target
+    for path in (out, *folder.glob(f"{target}-*")):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "audience", "label", folder / source, "--rules", rules, "--target", out]
-    command += ["--groups", folder / "groups.csv", "--default-group", "others", "--json"]
-    command += ["--table", "posts"] if source.endswith(".db") else []
+    given = [str(folder / source), "--rules", rules, "--target", str(out)]
+    given += ["--table", "posts"] if source.endswith(".db") else []
+    return labelled(folder, given, checkout)
+
+
+def labelled(folder: Path, given: list[str], checkout: Path) -> dict[str, float]:
+    """What one `audience label` of this checkout did: rate, whole rate and peak memory in MB."""
+    home = folder / "home"
+    shutil.rmtree(home, ignore_errors=True)
+    command = [sys.executable, "-m", "audience", "label", *given]
+    command += ["--groups", str(folder / "groups.csv"), "--default-group", "others", "--json"]
+    environment = {**os.environ, "AUDIENCE_HOME": str(home), "PYTHONPATH": str(checkout / "src")}
     started = time.perf_counter()
-    done = subprocess.run(command, env={**os.environ, "AUDIENCE_HOME": str(home)}, capture_output=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
     whole = time.perf_counter() - started
     if done.returncode:
         sys.exit(done.stderr.decode())

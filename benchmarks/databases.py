@@ -64,6 +64,16 @@ CASES = (
 Measured = dict[str, float]
 
 
+@contextlib.contextmanager
+def servers() -> Iterator[None]:
+    """Both servers, until what is inside is over."""
+    with contextlib.ExitStack() as started:
+        for server in (MARIADB, POSTGRES):
+            started.callback(server.end)
+            server.start()
+        yield
+
+
 # the tables
 
 
@@ -371,10 +381,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--no-write", action="store_true", help="print the table only")
     given = parser.parse_args()
-    with contextlib.ExitStack() as servers:
-        for server in (MARIADB, POSTGRES):
-            servers.callback(server.end)
-            server.start()
+    with servers():
         lines = measure(given.rows, 1 if given.large else given.runs, large=given.large)
     print("\n".join(lines))
     if not given.no_write:

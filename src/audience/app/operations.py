@@ -105,15 +105,16 @@ class Operations:
     def work_on(self, operation_id: str, progress: Callable[[], bool | None] | None = None) -> None:
         """Carries out an operation in this process until it has ended, beside whatever workers there are. `progress`
         is called now and then; when it returns true, the rest is left to others."""
-        worker = self.worker(operation_id=operation_id)
+        worker, grace_s = self.worker(operation_id=operation_id), None
         worker.start()
         try:
             while not self.has_ended(operation_id):
                 if progress and progress():
+                    grace_s = 0.0
                     return
                 time.sleep(LOOK_S)
         finally:
-            worker.stop()
+            worker.stop(grace_s)
 
     def ends_soon(self, operation_id: str) -> bool:
         """Works on an operation in this process for a moment; whether it ended meanwhile. Else the rest is left to

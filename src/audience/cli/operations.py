@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from audience.app import LOCAL, App
 from audience.app.requests import ExportRequest
 from audience.cli import options as o
 from audience.cli import show
-from audience.cli.show import console, errors
+from audience.cli.show import console
 from audience.errors import Conflict, NotFound
 from audience.process import told_of_ctrl_c
 
@@ -70,15 +69,17 @@ def wait(operation: Operation, as_json: o.Json = False) -> None:
         raise typer.Exit(1)
 
 
-def carried_out(app: App, operation_id: str, *, hidden: bool = False) -> None:
-    """Works on an operation behind a progress bar until it has ended. Ctrl-C cancels it."""
+def carried_out(app: App, operation_id: str, *, hidden: bool = False) -> bool:
+    """Works on an operation behind a progress bar until it has ended; whether Ctrl-C has cancelled it."""
     found = app.operations.get(operation_id)
-    name = f"{found['kind'].replace('_', ' ')} {found['subject'] or ''}".strip()
+    name, stopped = f"{found['kind'].replace('_', ' ')} {found['subject'] or ''}".strip(), False
     with show.Bars([name], hidden=hidden) as bars, told_of_ctrl_c() as pressed:
 
         def watch() -> None:
+            nonlocal stopped
             if pressed.is_set():
                 pressed.clear()
+                stopped = True
                 bars.note("stopping")
                 with contextlib.suppress(Conflict):  # it ended by itself just now
                     app.operations.cancel(operation_id, LOCAL)
@@ -86,13 +87,13 @@ def carried_out(app: App, operation_id: str, *, hidden: bool = False) -> None:
                 bars.show(app.operations.get(operation_id)["progress"])
 
         app.operations.work_on(operation_id, watch)
+    return stopped
 
 
 def finished(app: App, operation_id: str, *, hidden: bool = False) -> dict[str, Any]:
-    """Works on an operation until it is done, and returns it with its result. Raises Conflict when it failed;
-    KeyboardInterrupt when it was stopped."""
-    carried_out(app, operation_id, hidden=hidden)
-    if app.operations.get(operation_id)["state"] == "aborted":
+    """Works on an operation until it is done, and returns it with its result. Raises Conflict when it failed or
+    somebody else stopped it; KeyboardInterrupt when Ctrl-C did."""
+    if carried_out(app, operation_id, hidden=hidden) and app.operations.get(operation_id)["state"] != "done":
         raise KeyboardInterrupt
     return app.operations.check_done(operation_id)
 
@@ -106,9 +107,3 @@ def written(app: App, request: ExportRequest, to: Path | None) -> None:
     operation_id = app.exports.begin(request.model_copy(update={"to": str(to.absolute())}), LOCAL)
     result = finished(app, operation_id)["result"]
     console.print(f"{result['rows']:,} rows in {to}")
-
-
-def said(error: str | None) -> None:
-    """What stands in the way of something that was left to others."""
-    if error:
-        errors.print(f"[yellow]waits, and tries again: {escape(error)}[/]", soft_wrap=True)

@@ -44,12 +44,12 @@ class LocalWorker(Worker):
         for _ in range(self.threads):
             self._start_thread(self._keep_working)
 
-    def stop(self) -> None:
+    def stop(self, grace_s: float | None = None) -> None:
         """Takes no more jobs, and leaves as every worker does."""
         self._stopping.set()
         with self._changed:
             self._changed.notify_all()
-        super().stop()
+        super().stop(grace_s)
 
     def handle(self, job: Record) -> None:
         """Afterwards there may be another one to take."""

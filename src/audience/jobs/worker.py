@@ -102,9 +102,10 @@ class Worker:
         self._threads.append(SystemThread(body, body.__name__))
         self._threads[-1].start()
 
-    def stop(self) -> None:
-        """What is under way is given some time; what is not done then is left to others."""
-        deadline = time.monotonic() + self.policy.stop_s
+    def stop(self, grace_s: float | None = None) -> None:
+        """What is under way is given some time, by default that of the policy; what is not done then is left to
+        others."""
+        deadline = time.monotonic() + (self.policy.stop_s if grace_s is None else grace_s)
         while self._active and time.monotonic() < deadline:
             time.sleep(POLL_S / 4)
         self._drop_all()
