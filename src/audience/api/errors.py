@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from audience.errors import AudienceError, BadInput, BadRow, Conflict, NotFound, Transient
 
@@ -93,9 +94,20 @@ def _reason(found: Mapping[str, Any]) -> str:
     return plain.get(found["type"], str(found["msg"]))
 
 
-def _http(_: Request, error: Exception) -> JSONResponse:
+def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return problem(error.status_code, str(error.detail), headers=error.headers)
+    if error.status_code != HTTPStatus.METHOD_NOT_ALLOWED:
+        return problem(error.status_code, str(error.detail), headers=error.headers)
+    allowed = ", ".join(_allowed(request))
+    return problem(405, f"{request.method} is not for this path; it answers to: {allowed}", headers={"Allow": allowed})
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods that a path answers to, by all routes that match it, and HEAD where GET is one of them."""
+    paths: dict[str, dict[str, Any]] = request.app.openapi()["paths"]
+    matching = (methods for path, methods in paths.items() if compile_path(path)[0].match(request.url.path))
+    found = {method.upper() for methods in matching for method in methods} or {"GET"}
+    return sorted(found | ({"HEAD"} if "GET" in found else set()))
 
 
 def _bug(request: Request, error: Exception) -> JSONResponse:

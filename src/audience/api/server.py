@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from audience.api import errors, limits, mappings, models, operations, publications, runs, service, sources
+from audience.api import errors, limits, mappings, models, operations, origins, publications, runs, service, sources
 from audience.api.context import whole_characters
 from audience.api.metrics import Measured, Metrics
 from audience.app import App
@@ -39,7 +39,7 @@ def create_api(app: App, host: str = LOOPBACK[0]) -> FastAPI:
         swagger_ui_oauth2_redirect_url=None,
         lifespan=_lifespan,
         dependencies=[Depends(whole_characters)],
-        responses=errors.answers(400, 413, 422, 503),
+        responses=errors.answers(400, 403, 413, 415, 422, 503),
     )
     api.state.app = app
     api.state.stopping = threading.Event()
@@ -52,6 +52,8 @@ def create_api(app: App, host: str = LOOPBACK[0]) -> FastAPI:
     errors.install(api)
     allowed = app.settings.allowed_hosts or (LOOPBACK if host in LOOPBACK else ("*",))
     api.add_middleware(limits.Limited, max_bytes=limits.MAX_BODY_BYTES)
+    api.add_middleware(origins.SameOrigin)
+    api.add_middleware(origins.HeadAsGet)
     api.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed))
     api.add_middleware(Measured, metrics=api.state.metrics)
     _describe(api)
