@@ -1,6 +1,7 @@
 """Errors as problem details (RFC 9457): the one place that knows which error is which status."""
 
 import logging
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -67,11 +68,26 @@ def problem(
     return JSONResponse(body, status, headers, media_type=MEDIA_TYPE)
 
 
+ROUTES = (
+    (re.compile(r"`?audience production (\w+)`?"), r"POST /v1/runs/\1/production"),
+    (re.compile(r"`audience publication list`"), "GET /v1/publications"),
+    (re.compile(r"`audience source list`"), "GET /v1/sources"),
+    (re.compile(r"cancel the operation (\w+)"), r"POST /v1/operations/\1/cancel"),
+)
+"""What a message of the app that names a command says over HTTP."""
+
+
+def _said(message: str) -> str:
+    for command, route in ROUTES:
+        message = command.sub(route, message)
+    return message
+
+
 def _ours(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AudienceError)
     status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
     faults = [Fault(where=p.where, reason=p.reason) for p in error.problems] if isinstance(error, BadInput) else []
-    detail = error.message if isinstance(error, BadInput) else str(error)
+    detail = _said(error.message if isinstance(error, BadInput) else str(error))
     state = error.state if isinstance(error, Conflict) else None
     headers = {"Retry-After": str(RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
     return problem(status, detail, faults, state, headers)

@@ -135,9 +135,9 @@ def resume(app: Audience, actor: Actor, run_id: Id) -> RunView:
 
 
 @router.post("/{run_id}/production", status_code=202, responses=answers(404, 409))
-def production(app: Audience, actor: Actor, run_id: Id, body: ProductionBody) -> RunView:
+def production(app: Audience, actor: Actor, run_id: Id, body: ProductionBody | None = None) -> RunView:
     """Make the production tables once more; the same rows come out."""
-    return RunView.of(app.runs.get(app.runs.produce(run_id, actor, partial=body.partial)))
+    return RunView.of(app.runs.get(app.runs.produce(run_id, actor, partial=body is not None and body.partial)))
 
 
 @router.delete("/{run_id}", status_code=202, responses=answers(404, 409))

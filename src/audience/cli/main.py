@@ -24,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.command()(runs.label)
+app.command(epilog=runs.EXAMPLES)(runs.label)
 app.command()(runs.sample)
 app.command()(runs.production)
 app.command()(runs.export)
@@ -75,6 +75,19 @@ def doctor(
 def show_version() -> None:
     """Say which version this is."""
     console.print(version("audience"))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        show_version()
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="say the version")] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

@@ -25,13 +25,15 @@ Operation = Annotated[str, typer.Argument(help="id of an operation, the beginnin
 
 @commands.command("list")
 def list_(
-    kind: Annotated[list[str] | None, typer.Option(help="only of this kind; may be repeated")] = None,
-    state: Annotated[list[str] | None, typer.Option(help="only in this state; may be repeated")] = None,
+    kind: Annotated[list[o.Kind] | None, typer.Option(help="only of this kind; may be repeated")] = None,
+    state: Annotated[list[o.State] | None, typer.Option(help="only in this state; may be repeated")] = None,
     limit: Annotated[int, typer.Option(min=1, help="how many, newest first")] = 50,
     as_json: o.Json = False,
 ) -> None:
     """List the operations, newest first."""
-    found = o.open_app().operations.page(limit, kind or (), state or ())
+    found = o.open_app().operations.page(
+        limit, [each.value for each in kind or ()], [each.value for each in state or ()]
+    )
     if as_json:
         show.as_json(found)
         return
@@ -84,7 +86,9 @@ def carried_out(app: App, operation_id: str, *, hidden: bool = False) -> bool:
                 with contextlib.suppress(Conflict):  # it ended by itself just now
                     app.operations.cancel(operation_id, LOCAL)
             with contextlib.suppress(NotFound):  # what it was about was deleted, and it too
-                bars.show(app.operations.get(operation_id)["progress"])
+                progress = app.operations.get(operation_id)["progress"]
+                bars.show(progress)
+                bars.say(progress["waiting_for"])
 
         app.operations.work_on(operation_id, watch)
     return stopped

@@ -1,5 +1,6 @@
 """Options that several commands share, and how they become what the app takes."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,30 @@ from audience.errors import BadInput
 from audience.settings import read_settings
 
 DETAILS = tuple(name for name in SourceSpec.model_fields if name not in ("url", "table", "roles", "within"))
+
+
+class State(StrEnum):
+    """The states of runs and other operations."""
+
+    PLANNED = "planned"
+    RUNNING = "running"
+    PRODUCING = "producing"
+    DONE = "done"
+    FAILED = "failed"
+    ABORTING = "aborting"
+    ABORTED = "aborted"
+    DELETING = "deleting"
+
+
+class Kind(StrEnum):
+    """The kinds of operations."""
+
+    RUN = "run"
+    PUBLICATION = "publication"
+    SOURCE_TEST = "source_test"
+    EXPORT = "export"
+    SWEEP = "sweep"
+
 
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document instead of tables")]
 Table = Annotated[str | None, typer.Option(help="table or view of the database")]

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from audience.app import LOCAL, App
 from audience.app.requests import ExportRequest, Priority, RunRequest, TaskRequest
-from audience.app.types import DEFAULT_QUEUE, GroupMap, load_groups, load_panels, parse_bound
+from audience.app.types import DEFAULT_QUEUE, FINAL, GroupMap, load_groups, load_panels, parse_bound
 from audience.cli import models as m
 from audience.cli import options as o
 from audience.cli import show
@@ -20,6 +20,20 @@ from audience.errors import BadInput, Conflict, NotFound
 from audience.process import told_of_ctrl_c
 
 commands = typer.Typer(help="Runs: what was labelled, when, and what came of it.", no_args_is_help=True)
+
+SEEDS = 2**53
+UNSERVED = "no worker that is alive serves this run: start `audience up`, or `audience worker`"
+EXAMPLES = """
+[bold]Examples[/]
+
+audience label posts.db --table posts --rules author=gender.csv --target labels.db
+
+audience label mysql://me@db/forum --table posts --role content=body --model spam --from 2024-01-01 --to 2024-02-01
+
+audience label --model spam@3 --target labels/ --detach
+"""
+"""The second: January of 2024, for the end is not included, to the target that the settings name. The third: from the
+server that the settings name into a folder of Parquet files, by the workers of `audience up`."""
 
 Run = Annotated[str, typer.Argument(help="id of a run, the beginning of one, or `last`")]
 Detach = Annotated[
@@ -49,7 +63,7 @@ def label(
     priority: Annotated[Priority, typer.Option(help="runs of a higher one go first")] = "normal",
     queue: Annotated[str, typer.Option(help="only workers that serve it take the run's jobs")] = DEFAULT_QUEUE,
     detach: Detach = False,
-    seed: Annotated[int, typer.Option(help="of the sample")] = 0,
+    seed: Annotated[int, typer.Option(min=-SEEDS, max=SEEDS, help="of the sample")] = 0,
     table: o.Table = None,
     role: o.Roles = None,
     option: o.Details = None,
@@ -92,9 +106,7 @@ def finish(app: App, run_id: str, *, detach: bool, as_json: bool) -> None:
     """Works on a run until it has ended, unless it is left to others, and shows it; status 1 if it is not done."""
     run = app.runs.get(run_id) if detach else carry_out(app, run_id, hidden=as_json)
     if detach and not app.operations.is_served(run_id):
-        errors.print(
-            "[yellow]warning[/] no worker that is alive serves this run: start `audience up`, or `audience worker`"
-        )
+        errors.print(f"[yellow]warning[/] {UNSERVED}")
     show.as_json(run) if as_json else report(app, run)
     if not detach and run["state"] != "done":
         raise typer.Exit(1)
@@ -123,7 +135,10 @@ def carry_out(app: App, run_id: str, *, hidden: bool = False) -> dict[str, Any]:
                 with contextlib.suppress(Conflict):  # it ended by itself just now
                     app.runs.abort(run_id, LOCAL)
             with contextlib.suppress(NotFound):  # somebody deletes it
-                bars.update(app.runs.get(run_id))
+                run = app.runs.get(run_id)
+                bars.update(run)
+                reasons = [run["waiting_for"], *(task["progress"]["waiting_for"] for task in run["tasks"])]
+                bars.say(next(filter(None, reasons), None))
 
         app.operations.work_on(run_id, watch)
     return app.runs.get(run_id)
@@ -136,12 +151,12 @@ def report(app: App, run: dict[str, Any]) -> None:
 
 @commands.command("list")
 def list_(
-    state: Annotated[list[str] | None, typer.Option(help="only runs in this state; may be repeated")] = None,
+    state: Annotated[list[o.State] | None, typer.Option(help="only runs in this state; may be repeated")] = None,
     limit: Annotated[int, typer.Option(min=1, help="how many, newest first")] = 50,
     as_json: o.Json = False,
 ) -> None:
     """List the runs, newest first."""
-    runs = o.open_app().runs.page(limit, state or ())
+    runs = o.open_app().runs.page(limit, [each.value for each in state or ()])
     if as_json:
         show.as_json(runs)
         return
@@ -164,7 +179,12 @@ def show_(run: Run, as_json: o.Json = False) -> None:
     """Show a run with the numbers of every task and group."""
     app = o.open_app()
     found = app.runs.get(run)
-    show.as_json(found) if as_json else report(app, found)
+    if as_json:
+        show.as_json(found)
+        return
+    report(app, found)
+    if found["state"] not in FINAL and not app.operations.is_served(found["id"]):
+        errors.print(f"[yellow]warning[/] {UNSERVED}")
 
 
 @commands.command()
@@ -229,7 +249,9 @@ def set_aside(run: Run = "last", limit: Annotated[int, typer.Option(min=1)] = 10
 def sample(
     run: Run = "last",
     size: Annotated[int, typer.Option("--size", "-n", min=1, max=20, help="rows a group and label")] = 3,
-    seed: Annotated[int | None, typer.Option(help="another sample; by default that of the run")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=-SEEDS, max=SEEDS, help="another sample; by default that of the run")
+    ] = None,
     group: Annotated[str | None, typer.Option(help="of this group only")] = None,
     label: Annotated[str | None, typer.Option(help="of this label or panel only")] = None,
     as_json: o.Json = False,
@@ -268,12 +290,13 @@ def export(
     ] = None,
     of_production: Annotated[bool, typer.Option("--production", help="production rows instead of results")] = False,
     group: Annotated[str | None, typer.Option(help="of this group only")] = None,
-    sort: Annotated[
-        bool, typer.Option("--sort", help="without the ids of the run, so that two runs compare byte for byte")
+    comparable: Annotated[
+        bool,
+        typer.Option("--comparable", "--sort", help="without ids of the run: two runs compare byte for byte"),
     ] = False,
 ) -> None:
     """Write all results or production rows of a run: to a file, or as JSON lines to standard output."""
     app = o.open_app()
     of: Literal["results", "production"] = "production" if of_production else "results"
-    request = ExportRequest(run=run, of=of, group=group, comparable=sort)
+    request = ExportRequest(run=run, of=of, group=group, comparable=comparable)
     written(app, request, to)

@@ -18,8 +18,6 @@ from rich.progress import (
     SpinnerColumn,
     Task,
     TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -258,6 +256,22 @@ class RowsPerSecond(ProgressColumn):
         return Text(f"{speed:,.0f} rows/s" if speed else "", style="bold")
 
 
+class Times(ProgressColumn):
+    """How long it has taken, and about how long it will."""
+
+    def render(self, task: Task) -> Text:
+        """Seconds, or minutes and seconds; what is left only when that is known."""
+        passed, left = task.finished_time if task.finished else task.elapsed, task.time_remaining
+        after = f", {_duration(left)} left" if left and not task.finished else ""
+        return Text(f"{_duration(passed or 0)}{after}", style="dim")
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
 STEPS = {"planned": "waiting", "running": "labeling", "producing": "production"}
 
 
@@ -271,13 +285,12 @@ class Bars:
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             RowsPerSecond(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            Times(),
             console=errors,
             disable=hidden or not errors.is_terminal,
         )
         self._names = names
+        self._said: str | None = None
         self._bars = [self._progress.add_task(f"{name}: waiting", total=None, start=False) for name in names]
 
     def __enter__(self) -> "Bars":
@@ -310,9 +323,14 @@ class Bars:
         bar, name = self._bars[0], self._names[0]
         if progress["working"]:
             self._progress.start_task(bar)
-        waiting = f": waits, {progress['waiting_for']}" if progress["waiting_for"] else ""
         shown = {"total": progress["total"], "completed": progress["done"]}
-        self._progress.update(bar, description=escape(f"{name}{waiting}"), **shown)
+        self._progress.update(bar, description=escape(name), **shown)
+
+    def say(self, waiting_for: str | None) -> None:
+        """What stands in the way, once: a line, also where nobody sees bars."""
+        if waiting_for and waiting_for != self._said:
+            self._progress.console.print(f"[yellow]waits, and tries again: {escape(waiting_for)}[/]", soft_wrap=True)
+        self._said = waiting_for
 
     def note(self, text: str) -> None:
         """A line above the bars."""

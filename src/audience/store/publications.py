@@ -175,9 +175,7 @@ def discard(connection: sa.Connection, operation_id: str, actor: str) -> None:
 def _make_way(connection: sa.Connection, record: Record, request: Record) -> None:
     """Only for deleting a publication whose target is gone for good: discarding would wait for it for ever."""
     if not (request.get("forget") and record["doing"]["state"] == "aborting"):
-        raise Conflict(
-            f"{under_way(record)}: wait for it, or cancel the operation {record['operation_id'][:12]}", "busy"
-        )
+        raise Conflict(f"{under_way(record)}: wait for it, or cancel the operation {record['operation_id']}", "busy")
     operations.cancel_jobs(connection, record["operation_id"])
     operations.move(connection, record["operation_id"], "aborted", WORKER, keep_error=True)
 

@@ -188,7 +188,8 @@ def _progress(connection: sa.Connection, run_id: str) -> dict[str | None, Record
     job = schema.job
     parts = total(sa.case((job.c.kind == "partition", 1), else_=0))
     done = total(sa.case(((job.c.kind == "partition") & (job.c.state == "done"), 1), else_=0))
-    read = sa.case((job.c.kind == "partition", job.c.progress), else_=0)
+    counts = (job.c.kind == "partition") & (job.c.state != "cancelled")  # what it had read is read again
+    read = sa.case((counts, job.c.progress), else_=0)
     working = total(sa.case((job.c.state == "taken", 1), else_=0))
     waiting_for = sa.func.max(sa.case((job.c.state.in_(OPEN_JOB), job.c.error), else_=None))
     columns = (job.c.subject, parts, done, total(read), working, waiting_for)

@@ -98,6 +98,10 @@ class Selection:
     partition_rows: int = 200_000
 
     def __post_init__(self) -> None:
+        if self.start and self.start == self.end:
+            raise BadInput(
+                f"the range from {self.start} to {self.end} is empty: its end is not included; name a later one"
+            )
         if self.start and self.end and self.start >= self.end:
             raise BadInput(f"the range starts at {self.start}, which is not before its end {self.end}: swap them?")
 
