@@ -242,3 +242,25 @@ def test_the_predecessors_files_load_in_english_and_chinese(text):
 def test_big5_files_load():
     rules, _ = parse_rules("字詞,標籤\n媽媽,女性\n".encode("cp950"), "r.csv")
     assert rules.rules[0].any[0].keyword == "媽媽"
+
+
+# every fault at once
+
+
+def test_faults_of_reading_and_of_meaning_are_listed_together_in_the_order_of_the_file():
+    text = b'{"case": "title", "rules": [\n{"label": "a"},\n{"labl": "b", "any": ["x"]},\n{"label": "c", "any": [""]}]}'
+    with pytest.raises(BadInput) as error:
+        parse_rules(text, "r.json")
+    assert [(problem.where, problem.reason) for problem in error.value.problems] == [
+        ("r.json:2 rule 1", "a rule needs a pattern in `any` or `all`; with `none` alone it would hit every other row"),
+        ("r.json:3 rule 2 label", "is missing"),
+        ("r.json:3 rule 2 labl", "not permitted: there is no such field"),
+        ("r.json:4 rule 3", "the keyword is empty"),
+        ("r.json case", "should be 'lower', 'ignore' or 'exact'"),
+    ]
+
+
+def test_lines_are_those_of_the_rules_whatever_stands_before_them():
+    text = b'{"fields": ["rules"],\n "case": "exact",\n "rules": [{"label": "a", "any": ["x"]},\n{"label": "b"}]}'
+    with pytest.raises(BadInput, match=r"r\.json:4 rule 2"):
+        parse_rules(text, "r.json")
