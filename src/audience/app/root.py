@@ -41,7 +41,7 @@ class App:
         self.sources = Sources(self.store, self.locations)
         self.models = Models(self.store)
         self.mappings = Mappings(self.store)
-        self.runs = Runs(self.store, self.locations)
+        self.runs = Runs(self.store, self.locations, self.models)
         self.publications = Publications(self.store, self.locations, self.runs)
 
     # the work

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from audience.app.locations import Locations
+from audience.app.models import Models
 from audience.errors import AudienceError, BadInput, NotFound
 from audience.labeling import export as exports
 from audience.labeling.plan import RunSpec, TaskSpec, check_tasks
 from audience.labeling.sampling import scan
 from audience.labeling.statistics import PartitionStatistics, sampled, so_far
-from audience.models.registry import kind_of
 from audience.store.database import Record
 from audience.store.idempotency import Once
 from audience.store.queues import DEFAULT, check_queue
@@ -23,9 +23,10 @@ from audience.tables.base import RESULT_SCHEMA, Target
 class Runs:
     """What is asked of a run is written down; workers carry it out. A reference is the start of an id, or `last`."""
 
-    def __init__(self, store: Store, locations: Locations) -> None:
+    def __init__(self, store: Store, locations: Locations, models: Models) -> None:
         self.store = store
         self.locations = locations
+        self.models = models
 
     def create(
         self,
@@ -39,11 +40,10 @@ class Runs:
         """Checks that everything opens and fits, and writes the run down for workers to carry out; its id."""
         check_tasks(tuple(tasks))
         check_queue(queue)
-        saved = [self.store.models.get(reference) for reference in spec.models]
-        fields = tuple(dict.fromkeys(field for m in saved for field in kind_of(m["kind"]).fields(m["definition"])))
+        names = tuple(map(self.models.named, spec.models))
+        fields = tuple(dict.fromkeys(field for name in names for field in self.models.fields(name)))
         for task in tasks:
             self._check_fields(task, fields)
-        names = tuple(f"{m['name']}@{m['version']}" for m in saved)
         if len(set(names)) < len(names):
             raise BadInput(f"a model is named twice, and would give every label twice: {', '.join(names)}")
         target, secret = self.locations.sealed_target(spec.target)
