@@ -1,9 +1,10 @@
+import json
 import pickle
 import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -12,13 +13,16 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from audience import errors
+from audience.app import App
 from audience.errors import AudienceError, BadInput, Conflict, Elsewhere, NotFound, Problem, Transient
+from audience.settings import Settings
 from audience.store import schema
 from audience.store.blobs import Blobs
-from audience.store.database import Database, digest_of, now
+from audience.store.database import Database, canonical, digest_of, now
 from audience.store.engines import migrating, open_engine, same_place
 from audience.store.idempotency import Once
 from audience.store.migrate import LATEST, MIGRATIONS, migrate, revision_of
+from audience.store.models import NewVersion
 from audience.store.records import Store
 from audience.store.runs import move
 from audience.store.secrets import Secrets, password_of
@@ -198,9 +202,9 @@ def test_a_source_is_saved_once_and_every_change_is_audited(store):
 
 
 def test_a_model_is_immutable_and_a_new_definition_is_a_new_version(store):
-    assert store.models.add("m", "rules", "d1", {"rules": []}, [], "ann") == "m@1"
-    assert store.models.add("m", "rules", "d2", {"rules": []}, [], "ann") == "m@2"
-    assert store.models.add("m", "rules", "d1", {"rules": []}, [], "ann") == "m@1"
+    assert store.models.add("m", NewVersion("rules", "d1", {"rules": []}), "ann") == "m@1"
+    assert store.models.add("m", NewVersion("rules", "d2", {"rules": []}), "ann") == "m@2"
+    assert store.models.add("m", NewVersion("rules", "d1", {"rules": []}), "ann") == "m@1"
     assert store.models.get("m")["version"] == 2
     assert store.models.get("m@1")["digest"] == "d1"
     with pytest.raises(NotFound, match="1 to 2"):
@@ -354,10 +358,10 @@ def keywords(n: int) -> dict[str, object]:
 def test_a_definition_of_100_000_keywords_is_kept_and_comes_back(store):
     large = keywords(100_000)
     for version in (1, 1):
-        assert store.models.add("m", "rules", digest_of(large), large, [], "ann") == f"m@{version}"
+        assert store.models.add("m", NewVersion("rules", digest_of(large), large), "ann") == f"m@{version}"
     assert store.models.get("m")["definition"] == large
     assert [record["definition"] for record in store.models.all()] == [None]
-    assert store.models.add("m", "rules", "d2", keywords(3), [], "ann") == "m@2"
+    assert store.models.add("m", NewVersion("rules", "d2", keywords(3)), "ann") == "m@2"
     assert store.models.get("m")["definition"] == keywords(3)
     with store.database.reading() as connection:
         nulls = sa.select(schema.model.c.version).where(sa.cast(schema.model.c.definition, sa.Text).is_(None))
@@ -366,11 +370,126 @@ def test_a_definition_of_100_000_keywords_is_kept_and_comes_back(store):
 
 def test_a_definition_whose_blob_is_elsewhere_says_where_it_was_looked_for(store):
     large = keywords(10_000)
-    store.models.add("m", "rules", digest_of(large), large, [], "ann")
+    store.models.add("m", NewVersion("rules", digest_of(large), large), "ann")
     other = Store(store.database.engine, NO_BLOBS)
     with pytest.raises(Elsewhere, match=r"/nowhere.*AUDIENCE_BLOBS_URL"):
         other.models.get("m")
     assert len(other.models.all()) == 1
+
+
+# models: what they are told by, aliases, and rows from before
+
+
+def test_what_a_version_is_told_by_comes_back(store):
+    told = {"inputs": ("title",), "labels": ("a", "b"), "summary": {"n": 1}, "lineage": {"seed": 5}, "notes": "why"}
+    store.models.add("m", NewVersion("linear", "d1", {"c": 1}, ("careful",), protocol=3, **told), "ann")
+    found = store.models.find("m")
+    assert {name: found[name] for name in told} == {**told, "inputs": ["title"], "labels": ["a", "b"]}
+    assert (found["kind"], found["protocol"], found["warnings"], found["artifacts"]) == ("linear", 3, ["careful"], {})
+
+
+def test_the_same_digest_of_another_kind_is_another_version(store):
+    assert store.models.add("m", NewVersion("rules", "d1", {}), "ann") == "m@1"
+    assert store.models.add("m", NewVersion("linear", "d1", {}), "ann") == "m@2"
+
+
+def test_models_are_paged_by_name_and_number_without_definitions(store):
+    for name in ("B", "a", "ab", "ä", "😀"):
+        for digest in ("d1", "d2"):
+            store.models.add(name, NewVersion("rules", digest, {"rules": []}), "ann")
+    found, after = [], None
+    while page := store.models.page(3, after=after):
+        found += page
+        after = (page[-1]["name"], page[-1]["version"])
+    names = [(record["name"], record["version"]) for record in found]
+    assert names == [(name, n) for name in sorted(("B", "a", "ab", "ä", "😀")) for n in (1, 2)]
+    assert "definition" not in found[0]
+    assert {record["name"] for record in store.models.page(beginning="a")} == {"a", "ab"}
+
+
+def test_an_alias_leads_to_one_version_at_any_moment(store):
+    for digest in ("d1", "d2"):
+        store.models.add("m", NewVersion("rules", digest, {}), "ann")
+    moments = []
+    for version in (1, 2, None, 1):
+        if version is None:
+            store.models.aliases.remove("m", "live", "bob")
+        else:
+            store.models.aliases.set("m", "live", version, "ann")
+        moments.append(datetime.now(UTC))
+    led = [[row["version"] for row in store.models.aliases.of("m", at)] for at in moments]
+    assert led == [[1], [2], [], [1]]
+    assert store.models.find("m@live")["version"] == 1
+    assert len(store.models.aliases.history("m")) == 4
+
+
+def old_models(engine, blobs):
+    """Two models as version 0005 kept them: a small one with two versions, and one whose definition is a blob."""
+    upgraded(engine, "0005")
+    small = {"rules": [{"label": "a", "any": [{"keyword": "媽"}], "fields": ["title"]}, {"label": "b", "any": []}]}
+    large = {**keywords(10_000), "fields": ["author"], "case": "exact"}
+    assert blobs.put(canonical(large)) == digest_of(large)
+    with engine.begin() as connection:
+        for name, version, definition, kept in (
+            ("small", 1, small, small),
+            ("small", 2, keywords(1), keywords(1)),
+            ("large", 1, large, None),
+        ):
+            row = {"name": name, "version": version, "digest": digest_of(definition), "kept": kept and json.dumps(kept)}
+            connection.execute(
+                sa.text(
+                    "INSERT INTO model (name, version, kind, digest, definition, warnings, created_by, created_at) "
+                    "VALUES (:name, :version, 'rules', :digest, :kept, '[]', 'ann', '2024-01-01')"
+                ),
+                row,
+            )
+    return small, large
+
+
+def test_models_of_an_old_store_are_migrated_with_all_that_they_are(engine, tmp_path):
+    blobs = Blobs(str(tmp_path / "blobs"))
+    small, large = old_models(engine, blobs)
+    assert migrate(engine) == ("0005", LATEST)
+    models = Store(engine, blobs).models
+    first = models.get("small@1")
+    assert (first["definition"], first["inputs"], first["labels"]) == (small, ["title", "content"], ["a", "b"])
+    assert (first["summary"], first["protocol"], first["artifacts"], first["lineage"]) == ({"n_rules": 2}, 1, {}, None)
+    blob = models.get("large")
+    assert (blob["definition"], blob["artifacts"]) == (large, {"definition": digest_of(large)})
+    assert models.find("large")["definition"] is None
+    for name, definition, version in (("small", small, 1), ("small", keywords(1), 2), ("large", large, 1)):
+        new = NewVersion("rules", digest_of(definition), definition)
+        assert models.add(name, new, "ann") == f"{name}@{version}"
+    assert models.add("small", NewVersion("rules", "other", {}), "ann") == "small@3"
+
+
+def test_a_migration_of_models_that_dies_at_any_statement_is_finished_by_the_next_one(engine, tmp_path):
+    small, _ = old_models(engine, Blobs(str(tmp_path / "blobs")))
+    at = 1
+    while cut_off(engine, at):
+        at += 1
+    assert at > 10 or engine.dialect.name == "mysql"
+    models = Store(engine, NO_BLOBS).models
+    assert [(r["name"], r["version"], r["inputs"], r["summary"]) for r in models.page()] == [
+        ("large", 1, None, None),
+        ("small", 1, ["title", "content"], {"n_rules": 2}),
+        ("small", 2, ["content"], {"n_rules": 1}),
+    ]
+    assert models.get("small@1")["definition"] == small
+    with models.database.reading() as connection:
+        assert dict(connection.execute(sa.select(schema.model_number)).all()) == {"large": 1, "small": 2}
+
+
+def test_a_large_model_of_an_old_store_tells_what_it_is_from_its_blob(tmp_path):
+    engine = open_engine(f"sqlite:///{tmp_path / 'audience.db'}")
+    old_models(engine, Blobs(str(tmp_path / "blobs")))
+    migrate(engine)
+    engine.dispose()
+    models = App(Settings(home=tmp_path)).models
+    assert (models.fields("large"), models.labels("large")) == (("author",), ("a",))
+    assert models.get("large")["summary"] == {"n_rules": 10_000, "fields": ["author"], "case": "exact"}
+    assert models.try_out("large", {"": "字77"}).labels == ({"label": "a", "score": 1.0},)
+    assert models.load("large").model.inputs.names == ["author"]
 
 
 # what the databases must have in common

@@ -125,6 +125,33 @@ def test_a_changed_rules_file_is_a_new_version_and_an_unchanged_one_is_not(audie
     assert "gender@2" in audience("model", "add", "gender", "gender.csv")
 
 
+def test_aliases_lead_to_versions_and_models_are_renamed_and_deleted(audience, posts, rules):
+    audience("model", "add", "gender", "gender.csv", "--notes", "from the [team]")
+    rules(RULES + "女性,姐,end\n")
+    audience("model", "add", "gender", "gender.csv")
+    audience("model", "alias", "gender", "live", "2")
+    assert "gender@1" in audience("model", "alias", "gender", "live", "1")
+    shown = audience("model", "show", "gender@live")
+    for told in ("gender@1  rules  rules 2", "from the [team]", "live -> gender@1", "fields   content", "媽"):
+        assert told in shown
+    history = json.loads(audience("model", "alias", "gender", "--json"))
+    assert [(row["alias"], row["version"]) for row in history] == [("live", 2), ("live", 1)]
+    assert json.loads(audience("model", "alias", "gender", "--at", "2020-01-01", "--json")) == []
+    assert "not a time" in audience("model", "alias", "gender", "--at", "noon", status=1)
+    run = json.loads(audience("label", "posts.db", "--model", "gender@live", "--target", "labels.db", "--json"))
+    assert run["spec"]["models"] == ["gender@1"]
+    assert run["id"][:12] in audience("model", "delete", "gender@1", status=1)
+    assert "gender@2" in audience("model", "delete", "gender@2")
+    audience("run", "delete", "last")
+    assert "sex" in audience("model", "rename", "gender", "sex")
+    assert "live -> sex@1" in audience("model", "show", "sex")
+    audience("model", "alias", "sex", "live", "--remove")
+    assert "aliases" not in audience("model", "show", "sex")
+    assert [m["version"] for m in json.loads(audience("model", "list", "se", "--json"))] == [1]
+    audience("model", "delete", "sex")
+    assert json.loads(audience("model", "list", "--json")) == []
+
+
 def test_csv_exports_are_safe_for_spreadsheets(audience, posts, rules, tmp_path):
     rules("label,content\n=cmd,1+1\n", "formula.csv")
     audience("label", "posts.db", "--rules", "formula.csv", "--target", "labels.db")

@@ -274,7 +274,7 @@ def test_sources_and_models_are_shown_tried_and_removed(client, ready):
     assert client.get("/v1/sources").json()["items"][0]["name"] == "posts"
     assert client.post("/v1/sources/posts/test").json()["n_rows"] == 30
     assert client.get("/v1/models/gender").json()["definition"]["rules"][0]["label"] == "女性"
-    assert [m["n_rules"] for m in client.get("/v1/models").json()["items"]] == [2]
+    assert [m["summary"]["n_rules"] for m in client.get("/v1/models").json()["items"]] == [2]
     tried = client.post("/v1/models/gender@1/try", json={"text": "我媽媽"}).json()
     assert [(h["text"], h["start"], h["end"]) for h in tried["hits"]] == [("媽", 1, 2), ("媽", 2, 3)]
     problem(client.post("/v1/models/gender/try", json={"fields": {"title": "x"}}), 422)

@@ -1,4 +1,6 @@
 import csv
+import random
+import time
 from importlib import resources
 from pathlib import Path
 
@@ -6,10 +8,11 @@ import pyarrow as pa
 import pytest
 
 from audience.errors import BadInput
-from audience.models.base import OUTPUTS
+from audience.models.base import OUTPUTS, Explanation, ModelRecord, explain_with
 from audience.models.rules.definition import RuleSet
 from audience.models.rules.files import parse_rules
-from audience.models.rules.model import RuleModel, explain
+from audience.models.rules.kind import Rules
+from audience.models.rules.model import RuleModel
 
 GOLDEN_KEYWORDS = """label,content,match_type
 女性,媽,partially
@@ -34,8 +37,13 @@ def predict(model: RuleModel, *texts: str | None, field: str = "content") -> lis
 
 def evidence(model: RuleModel, text: str, field: str = "content") -> list[tuple[str, str, int]]:
     """(label, matched text, position) of every hit on one text."""
-    _, hits = explain(model.rules, {field: text})
-    return [(hit["label"], hit["text"], hit["start"]) for hit in hits]
+    return [(hit["label"], hit["text"], hit["start"]) for hit in explained(model.rules, {field: text}).hits]
+
+
+def explained(rules: RuleSet, row: dict[str, str | None]) -> Explanation:
+    definition = rules.model_dump(mode="json", exclude_defaults=True)
+    record = ModelRecord("m", 1, "rules", 1, definition, rules.used_fields)
+    return Rules().explain(record, lambda digest: b"", row)
 
 
 @pytest.mark.parametrize(
@@ -242,3 +250,72 @@ def test_the_predecessors_files_load_in_english_and_chinese(text):
 def test_big5_files_load():
     rules, _ = parse_rules("字詞,標籤\n媽媽,女性\n".encode("cp950"), "r.csv")
     assert rules.rules[0].any[0].keyword == "媽媽"
+
+
+# why a model answers as it does
+
+
+def random_rules(chance: random.Random) -> RuleSet:
+    """Few letters, so that much is found: anchored keywords, regexes, several clauses and fields."""
+
+    def pattern() -> dict[str, str]:
+        text = "".join(chance.choices("abＡB", k=chance.randint(1, 5)))
+        if chance.random() < 0.1:
+            return {"regex": text[:2]}
+        return {"keyword": text, "match": chance.choice(["start", "end", "exactly", "partially"])}
+
+    rules = [
+        {
+            "label": chance.choice("xyz"),
+            "any": [pattern() for _ in range(chance.randint(0, 2))],
+            "all": [pattern()],
+            "none": [pattern()] if chance.random() < 0.2 else [],
+            "fields": chance.choice([[], ["title"], ["title", "content"]]),
+        }
+        for _ in range(30)
+    ]
+    settings = {"case": chance.choice(["lower", "ignore", "exact"]), "width": chance.random() < 0.5}
+    return RuleSet.model_validate({"rules": rules, "labels": chance.choice(["one", "all"]), **settings})
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_row_is_explained_as_the_whole_model_would(seed):
+    chance = random.Random(seed)
+    rules = random_rules(chance)
+    model = RuleModel(rules)
+    for size in (0, 2, 6, 30):
+        row = {field: "".join(chance.choices("abＡB", k=size)) for field in ("title", "content")}
+        assert explained(rules, row) == explain_with(model, row)
+
+
+def test_100_000_keywords_are_tried_on_a_text_in_less_than_a_second():
+    rules = RuleSet.model_validate(
+        {"rules": [{"label": "a", "any": [{"keyword": f"字{n}號"}]} for n in range(100_000)]}
+    )
+    record = ModelRecord("m", 1, "rules", 1, rules.model_dump(mode="json", exclude_defaults=True))
+    began = time.process_time()
+    found = Rules().explain(record, lambda digest: b"", {"content": "第字77777號" + "x" * 100_000})
+    assert time.process_time() - began < 1
+    assert [(hit["rule"], hit["text"]) for hit in found.hits] == [(77_778, "字77777號")]
+
+
+# every fault at once
+
+
+def test_faults_of_reading_and_of_meaning_are_listed_together_in_the_order_of_the_file():
+    text = b'{"case": "title", "rules": [\n{"label": "a"},\n{"labl": "b", "any": ["x"]},\n{"label": "c", "any": [""]}]}'
+    with pytest.raises(BadInput) as error:
+        parse_rules(text, "r.json")
+    assert [(problem.where, problem.reason) for problem in error.value.problems] == [
+        ("r.json:2 rule 1", "a rule needs a pattern in `any` or `all`; with `none` alone it would hit every other row"),
+        ("r.json:3 rule 2 label", "is missing"),
+        ("r.json:3 rule 2 labl", "not permitted: there is no such field"),
+        ("r.json:4 rule 3", "the keyword is empty"),
+        ("r.json case", "should be 'lower', 'ignore' or 'exact'"),
+    ]
+
+
+def test_lines_are_those_of_the_rules_whatever_stands_before_them():
+    text = b'{"fields": ["rules"],\n "case": "exact",\n "rules": [{"label": "a", "any": ["x"]},\n{"label": "b"}]}'
+    with pytest.raises(BadInput, match=r"r\.json:4 rule 2"):
+        parse_rules(text, "r.json")

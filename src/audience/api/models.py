@@ -1,66 +1,148 @@
-"""`/v1/models`: rule sets, saved as immutable versions."""
+"""`/v1/models`: models, saved as immutable versions, and the aliases that lead to them."""
 
+import re
+from dataclasses import asdict
 from typing import Annotated
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse
+from pydantic import AwareDatetime
 
-from audience.api.bodies.models import ModelCreated, ModelList, ModelView, NewModel, Texts, Tried
-from audience.api.context import Actor, Audience, Key, created, key_of
+from audience.api.bodies.models import (
+    AliasHistory,
+    AliasList,
+    AliasView,
+    ModelCreated,
+    ModelList,
+    ModelSummary,
+    ModelView,
+    NewAlias,
+    NewModel,
+    Rename,
+    Texts,
+    Tried,
+)
+from audience.api.context import Actor, Audience, Cursor, Key, Limit, Name, created, cursor_of, key_of, page
 from audience.api.errors import answers
-from audience.app.types import RuleSet, check_rules, parse_rules
+from audience.app import App
+from audience.app.models import RULES, Draft
 from audience.errors import BadInput
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
+NAME = r"\w[\w.\-]{0,99}"
 Reference = Annotated[
-    str, Path(pattern=r"^\w[\w.\-]{0,99}(@[1-9]\d{0,8})?$", description="name: the newest version; or name@version")
+    str,
+    Path(pattern=rf"^{NAME}(@{NAME})?$", description="name: the newest version; or name@version, name@alias"),
 ]
+Alias = Annotated[str, Path(pattern=rf"^{NAME}$", description="such as champion")]
+SETTINGS = ("fields", "case", "width", "labels")
 
 
-@router.post("", status_code=201, response_model=ModelCreated, responses=answers(409))
+@router.post("", status_code=201, response_model=ModelCreated, responses=answers(404, 409))
 def create(app: Audience, actor: Actor, body: NewModel, key: Key = None) -> JSONResponse:
-    """Check a rule set and save it as a new version; the same rules again are the same version."""
-    rules, warnings = _rules(body)
+    """Check a model and save it as a new version; the same rules again are the same version."""
+    draft = _draft(app, body)
 
-    reference = app.models.save(body.name, rules, actor, warnings, key_of(key, "/v1/models", body))
-    made = {"model": reference, "warnings": list(warnings)}
+    reference = app.models.save_draft(body.name, draft, actor, key_of(key, "/v1/models", body), body.notes)
+    made = {"model": reference, "warnings": list(draft.description.warnings)}
     return created(made, f"/v1/models/{quote(reference, safe='@')}", 201)
 
 
-def _rules(body: NewModel) -> tuple[RuleSet, tuple[str, ...]]:
-    options = {name: getattr(body, name) for name in ("fields", "case", "width", "labels")}
-    given = {name: value for name, value in options.items() if value is not None}
-    if (body.rules is None) == (body.csv is None):
-        raise BadInput("a model is made of `rules`, or of `csv`: give one of them")
-    if body.csv is not None:
-        return parse_rules(body.csv.encode(), "rules.csv", **given)
-    assert body.rules is not None
-    if given:
-        raise BadInput(f"{', '.join(given)}: beside `csv` only; write it into `rules`")
-    places = [f"rules.{n}" for n in range(len(body.rules.rules))]
-    return body.rules, check_rules(body.rules, places, "the rule set")
+def _draft(app: App, body: NewModel) -> Draft:
+    given = [name for name in ("rules", "csv", "parameters") if getattr(body, name) is not None]
+    if len(given) != 1:
+        raise BadInput("a model is made of `rules`, of `csv`, or of the `parameters` of a `kind`: give one of them")
+    settings = {name: getattr(body, name) for name in SETTINGS if getattr(body, name) is not None}
+    if body.parameters is None:
+        if body.kind != RULES:
+            raise BadInput(f"a model of kind {body.kind!r} is made of `parameters`")
+        return app.models.draft_rules(body.csv if body.rules is None else body.rules, **settings)
+    if settings:
+        raise BadInput(f"{', '.join(settings)}: beside `rules` and `csv` only; write it into `parameters`")
+    return app.models.draft(body.kind, body.parameters)
 
 
 @router.get("")
-def list_(app: Audience) -> ModelList:
-    """List the saved models, every version."""
-    return ModelList(items=[ModelView.of(record) for record in app.models.all()])
+def list_(
+    app: Audience,
+    name: Annotated[str | None, Query(max_length=100, description="only names that begin so")] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> ModelList:
+    """List the saved models by name, every version."""
+    found = app.models.page(limit + 1, name, _place(cursor))
+    last = found[limit - 1] if len(found) > limit else None
+    following = cursor_of(quote(last["name"]), str(last["version"])) if last else None
+    return ModelList(items=[ModelSummary.model_validate(record) for record in found[:limit]], next_cursor=following)
+
+
+def _place(cursor: str | None) -> tuple[str, int] | None:
+    place = page(cursor)
+    if place is None:
+        return None
+    if len(place) != 2 or not re.fullmatch("[0-9]{1,9}", place[1]):
+        raise BadInput("the cursor is of another list: take `next_cursor` of the page before, or leave it out")
+    return unquote(place[0]), int(place[1])
 
 
 @router.get("/{model}", responses=answers(404))
 def show(app: Audience, model: Reference) -> ModelView:
-    """Show a model with its rules."""
-    return ModelView.of(app.models.get(model), whole=True)
+    """Show a version of a model with its rules, and the aliases that lead to it."""
+    return ModelView.model_validate(app.models.get(model))
+
+
+@router.delete("/{model}", status_code=204, responses=answers(404, 409))
+def delete(app: Audience, actor: Actor, model: Reference) -> None:
+    """Delete a version, or by its name a whole model; refused as long as there are runs that used it."""
+    app.models.delete(model, actor)
 
 
 @router.post("/{model}/try", responses=answers(404))
 def try_(app: Audience, model: Reference, body: Texts) -> Tried:
-    """Show which rules of a model hit a row, and where."""
+    """Show what a model makes of a row, and why: of rules, which hit it, and where."""
     fields = app.models.fields(model)
     unknown = [name for name in body.fields if name not in fields]
     if unknown:
         raise BadInput(f"the model does not look at {', '.join(unknown)}; it looks at: {', '.join(fields)}")
-    labels, hits = app.models.try_out(model, {"": body.text, **body.fields})
-    return Tried.model_validate({"labels": labels, "hits": hits})
+    return Tried.model_validate(asdict(app.models.try_out(model, {"": body.text, **body.fields})))
+
+
+@router.post("/{name}/rename", responses=answers(404, 409))
+def rename(app: Audience, actor: Actor, name: Name, body: Rename) -> ModelView:
+    """Rename a model with all versions and aliases; refused as long as there are runs that used it."""
+    app.models.rename(name, body.name, actor)
+    return ModelView.model_validate(app.models.get(body.name))
+
+
+# aliases
+
+
+@router.get("/{name}/aliases", responses=answers(404))
+def aliases(
+    app: Audience,
+    name: Name,
+    at: Annotated[AwareDatetime | None, Query(description="as of this moment; by default now")] = None,
+) -> AliasList:
+    """What each alias of a model leads to, now or at a moment of the past."""
+    return AliasList(items=[AliasView.of(record) for record in app.models.aliases(name, at)])
+
+
+@router.get("/{name}/aliases/{alias}", responses=answers(404))
+def alias_history(app: Audience, name: Name, alias: Alias) -> AliasHistory:
+    """Everything that an alias ever led to, oldest first."""
+    return AliasHistory.model_validate({"name": name, "alias": alias, "items": app.models.alias_history(name, alias)})
+
+
+@router.put("/{name}/aliases/{alias}", responses=answers(404))
+def set_alias(app: Audience, actor: Actor, name: Name, alias: Alias, body: NewAlias) -> AliasView:
+    """Let an alias lead to a version from now on. Runs that were made before keep theirs."""
+    app.models.set_alias(name, alias, body.version, actor)
+    return AliasView.of(next(record for record in app.models.aliases(name) if record["alias"] == alias))
+
+
+@router.delete("/{name}/aliases/{alias}", status_code=204, responses=answers(404))
+def remove_alias(app: Audience, actor: Actor, name: Name, alias: Alias) -> None:
+    """Let an alias lead nowhere from now on. Its history stays."""
+    app.models.remove_alias(name, alias, actor)

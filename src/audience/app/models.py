@@ -1,60 +1,219 @@
 """Models under names and versions."""
 
-from collections.abc import Iterable
+import datetime as dt
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from audience.app.references import check_name
+from audience.errors import BadInput, NotFound
 from audience.labeling.labeler import NamedModel
-from audience.models.registry import kind_of
+from audience.models.base import Contents, Explanation, ModelDescription, ModelRecord
+from audience.models.registry import checked_parameters, kind_for, kind_of, named_errors
 from audience.models.rules.definition import RuleSet
-from audience.models.rules.files import load_rules
-from audience.models.rules.model import explain
+from audience.models.rules.files import load_rules, parse_document, parse_rules
+from audience.models.rules.kind import Rules, described
 from audience.store.database import Record, digest_of
 from audience.store.idempotency import IdempotencyKey
+from audience.store.models import NewVersion
 from audience.store.records import Store
+from audience.store.references import ModelReference
+
+RULES = Rules.name
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A model that was checked, and not saved yet."""
+
+    kind: str
+    parameters: BaseModel
+    description: ModelDescription
 
 
 class Models:
-    """A reference is `name@version`, or `name` for the newest version."""
+    """A reference is `name@version`, `name@alias`, or `name` for the newest version."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def add(self, name: str, path: Path, actor: str, **options: Any) -> tuple[str, tuple[str, ...]]:
-        """(`name@version`, warnings) of a rule set from a file."""
-        rules, warnings = load_rules(path, **options)
-        return self.save(name, rules, actor, warnings), warnings
+    # saving
 
-    def save(
-        self, name: str, rules: RuleSet, actor: str, warnings: Iterable[str] = (), key: IdempotencyKey | None = None
+    def add(
+        self, name: str, path: Path, actor: str, kind: str = RULES, notes: str = "", **options: Any
+    ) -> tuple[str, tuple[str, ...]]:
+        """(`name@version`, warnings) of a rules file; of another kind, of a JSON file with its parameters."""
+        if kind == RULES:
+            draft = _draft_of_rules(*load_rules(path, **options))
+        elif given := [key for key, value in options.items() if value is not None]:
+            raise BadInput(f"{', '.join(given)}: of rule sets only")
+        else:
+            draft = self.draft(kind, _json(path))
+        return self.save_draft(name, draft, actor, notes=notes), draft.description.warnings
+
+    def save(self, name: str, rules: RuleSet, actor: str, warnings: Sequence[str] = ()) -> str:
+        """`name@version` of a rule set that was checked, with what the check found."""
+        return self.save_draft(name, _draft_of_rules(rules, warnings), actor)
+
+    def draft_rules(self, given: Any, **options: Any) -> Draft:
+        """Rules in any form of a JSON rules file, or a list of rules; a text: of a CSV file. Every fault is told."""
+        if isinstance(given, str):
+            return _draft_of_rules(*parse_rules(given.encode(), "rules.csv", **options))
+        return _draft_of_rules(*parse_document(given, **options))
+
+    def draft(self, kind: str, given: Any) -> Draft:
+        """A model of which the parameters are all there is. Every fault is told."""
+        with named_errors(kind):
+            parameters = checked_parameters(kind, given)
+            if kind_of(kind).trainer(parameters) is not None:
+                raise BadInput(f"a model of kind {kind!r} has to be trained: its parameters alone give no label")
+            return Draft(kind, parameters, kind_of(kind).describe(parameters))
+
+    def save_draft(
+        self, name: str, draft: Draft, actor: str, key: IdempotencyKey | None = None, notes: str = ""
     ) -> str:
-        """`name@version`; the same rules again are the same version."""
+        """`name@version`; the same parameters again are the same version."""
         check_name(name, "model")
-        definition = rules.model_dump(mode="json", exclude_defaults=True)
-        return self.store.models.add(name, "rules", digest_of(definition), definition, list(warnings), actor, key)
+        if not draft.description.inputs:
+            raise BadInput("the model looks at no field: it needs one at least")
+        definition = draft.parameters.model_dump(mode="json", exclude_defaults=True)
+        new = NewVersion(
+            kind=draft.kind,
+            digest=digest_of(definition),
+            definition=definition,
+            warnings=draft.description.warnings,
+            inputs=draft.description.inputs,
+            labels=draft.description.labels,
+            summary=draft.description.summary,
+            protocol=kind_of(draft.kind).protocol,
+            notes=notes,
+        )
+        return self.store.models.add(name, new, actor, key)
+
+    # reading
+
+    def page(
+        self, limit: int | None = None, beginning: str | None = None, after: tuple[str, int] | None = None
+    ) -> list[Record]:
+        """Versions by name and number, without definitions: of names that begin so; those after (name, version)."""
+        return self.store.models.page(limit, beginning, after)
 
     def all(self) -> list[Record]:
         """Every version; `definition` is null of large ones."""
         return self.store.models.all()
 
     def get(self, reference: str) -> Record:
-        return self.store.models.get(reference)
+        """With its definition, and the aliases that lead to it."""
+        record = self.store.models.get(reference)
+        aliases = [a["alias"] for a in self.aliases(record["name"]) if a["version"] == record["version"]]
+        return {**self._told(record), "aliases": aliases}
 
-    def try_out(self, reference: str, texts: dict[str, str | None]) -> tuple[list[Record], list[Record]]:
-        """(labels given, every hit) for one row; `texts` by field, or under "" for all fields at once."""
-        rules = RuleSet.model_validate(self.store.models.get(reference)["definition"])
-        row = {field: texts.get(field, texts.get("")) for field in rules.used_fields}
-        return explain(rules, row)
+    def named(self, reference: str) -> str:
+        """What a reference leads to now: `name@version`."""
+        record = self.store.models.find(reference)
+        return f"{record['name']}@{record['version']}"
+
+    def kind(self, reference: str) -> str:
+        return str(self.store.models.find(reference)["kind"])
 
     def fields(self, reference: str) -> tuple[str, ...]:
-        record = self.store.models.get(reference)
-        return kind_of(record["kind"]).fields(record["definition"])
+        return tuple(self._told(self.store.models.find(reference))["inputs"])
 
     def labels(self, reference: str) -> tuple[str, ...]:
-        record = self.store.models.get(reference)
-        return kind_of(record["kind"]).labels(record["definition"])
+        return tuple(self._told(self.store.models.find(reference))["labels"])
+
+    def _told(self, record: Record) -> Record:
+        """With inputs, labels and summary, which a large version from before revision 0006 lacks."""
+        if record["inputs"] is not None:
+            return record
+        kind = kind_of(record["kind"])
+        description = kind.describe(kind.parameters.model_validate(self.store.models.whole(record)["definition"]))
+        told = {"inputs": description.inputs, "labels": description.labels, "summary": description.summary}
+        return {**record, **told}
+
+    # using
+
+    def try_out(self, reference: str, texts: Mapping[str, str | None]) -> Explanation:
+        """What it makes of one row, and why; `texts` by field, or under "" for all fields at once."""
+        record = self._record(reference)
+        row = {field: texts.get(field, texts.get("")) for field in record.inputs}
+        with named_errors(record.kind):
+            return kind_for(record).explain(record, self.store.blobs.get, row)
+
+    def contents(self, reference: str, limit: int) -> Contents:
+        """The first parts that it is made of: rules, terms, members."""
+        record = self._record(reference)
+        with named_errors(record.kind):
+            return kind_for(record).contents(record, self.store.blobs.get, limit)
 
     def load(self, reference: str) -> NamedModel:
-        record = self.store.models.get(reference)
-        return NamedModel(f"{record['name']}@{record['version']}", kind_of(record["kind"]).build(record["definition"]))
+        """Ready for labeling, under the name that results carry."""
+        record = self._record(reference)
+        with named_errors(record.kind):
+            model = kind_for(record).load(record, self.store.blobs.get)
+        return NamedModel(record.reference, model, *record.labels[:1])
+
+    def _record(self, reference: str) -> ModelRecord:
+        found = self._told(self.store.models.find(reference))
+        return ModelRecord(
+            name=found["name"],
+            version=found["version"],
+            kind=found["kind"],
+            protocol=found["protocol"],
+            definition=found["definition"],
+            inputs=tuple(found["inputs"]),
+            labels=tuple(found["labels"]),
+            summary=found["summary"],
+            artifacts=found["artifacts"],
+            lineage=found["lineage"],
+            notes=found["notes"] or "",
+        )
+
+    # names
+
+    def aliases(self, name: str, at: dt.datetime | None = None) -> list[Record]:
+        """What each alias of a model leads to, now or at a moment of the past."""
+        self.store.models.find(name)
+        return self.store.models.aliases.of(name, at)
+
+    def alias_history(self, name: str, alias: str | None = None) -> list[Record]:
+        """Every change, oldest first; null `version`: it was removed."""
+        self.store.models.find(name)
+        found = self.store.models.aliases.history(name, alias)
+        if alias is not None and not found:
+            raise NotFound(f"the model {name!r} has no alias {alias!r}")
+        return found
+
+    def set_alias(self, name: str, alias: str, version: int, actor: str) -> None:
+        """From now on the alias leads to this version; runs that were made before keep theirs."""
+        self.store.models.aliases.set(name, alias, version, actor)
+
+    def remove_alias(self, name: str, alias: str, actor: str) -> None:
+        """From now on the alias leads nowhere; its history stays."""
+        self.store.models.aliases.remove(name, alias, actor)
+
+    def rename(self, name: str, new: str, actor: str) -> None:
+        """All versions with their aliases; refused when runs used one."""
+        check_name(new, "model")
+        self.store.models.rename(name, new, actor)
+
+    def delete(self, reference: str, actor: str) -> None:
+        """A version, or by `name` all of them; refused when runs used one."""
+        self.store.models.delete(ModelReference.parse(reference), actor)
+
+
+def _draft_of_rules(rules: RuleSet, warnings: Sequence[str]) -> Draft:
+    return Draft(RULES, rules, described(rules, warnings))
+
+
+def _json(path: Path) -> Any:
+    if not path.is_file():
+        raise NotFound(f"there is no file {path}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise BadInput(f"{path.name} is not JSON in UTF-8: {error}") from None

@@ -49,7 +49,7 @@ class App:
         self.sources = Sources(self.store, self.locations)
         self.models = Models(self.store)
         self.mappings = Mappings(self.store)
-        self.runs = Runs(self.store, self.locations, self.sources, self.mappings)
+        self.runs = Runs(self.store, self.locations, self.sources, self.models, self.mappings)
         publishing = PublishingJobs(self.store, self.locations.target, self.locations.publisher)
         self.publications = Publications(self.store, self.locations, self.mappings, self.runs, publishing)
         self.exports = Exports(self.store, self.runs, self.publications)

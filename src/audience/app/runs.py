@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from audience.app.locations import Locations
 from audience.app.mappings import Mappings
+from audience.app.models import Models
 from audience.app.requests import PRIORITIES, RunRequest, TaskRequest
 from audience.app.sources import Sources
 from audience.errors import AudienceError, BadInput, NotFound
@@ -15,7 +16,6 @@ from audience.labeling import export as exports
 from audience.labeling.plan import RunSpec, TaskSpec, check_tasks
 from audience.labeling.sampling import scan
 from audience.labeling.statistics import PartitionStatistics, sampled, so_far
-from audience.models.registry import kind_of
 from audience.store.database import Record
 from audience.store.idempotency import IdempotencyKey
 from audience.store.queues import check_queue
@@ -27,10 +27,13 @@ from audience.tables.base import RESULT_SCHEMA, Target
 class Runs:
     """What is asked of a run is written down; workers carry it out. A reference is the start of an id, or `last`."""
 
-    def __init__(self, store: Store, locations: Locations, sources: Sources, mappings: Mappings) -> None:
+    def __init__(
+        self, store: Store, locations: Locations, sources: Sources, models: Models, mappings: Mappings
+    ) -> None:
         self.store = store
         self.locations = locations
         self.sources = sources
+        self.models = models
         self.mappings = mappings
 
     def create(self, request: RunRequest, actor: str, key: IdempotencyKey | None = None) -> Record:
@@ -42,11 +45,10 @@ class Runs:
         check_tasks(tasks)
         check_queue(request.queue)
         spec = self._spec(request)
-        saved = [self.store.models.get(reference) for reference in request.models]
-        fields = tuple(dict.fromkeys(field for m in saved for field in kind_of(m["kind"]).fields(m["definition"])))
+        names = tuple(map(self.models.named, request.models))
+        fields = tuple(dict.fromkeys(field for name in names for field in self.models.fields(name)))
         for task in tasks:
             self._check_fields(task, fields)
-        names = tuple(f"{m['name']}@{m['version']}" for m in saved)
         if len(set(names)) < len(names):
             raise BadInput(f"a model is named twice, and would give every label twice: {', '.join(names)}")
         target, secret = self.locations.sealed_target(spec.target)
@@ -56,7 +58,7 @@ class Runs:
         task_specs = [task.model_dump(mode="json") for task in tasks]
         priority = PRIORITIES[request.priority]
         made = self.store.runs.add(spec.model_dump(mode="json"), task_specs, actor, priority, key, request.queue)
-        labels = [label for m in saved for label in kind_of(m["kind"]).labels(m["definition"])]
+        labels = [label for name in names for label in self.models.labels(name)]
         return {**made, "warnings": _warnings(request, spec, labels)}
 
     def _task(self, request: TaskRequest) -> TaskSpec:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from audience.errors import BadInput
 from audience.labeling.distinct import hash_texts
 from audience.labeling.groups import GroupMap
 from audience.labeling.panels import Panels
 from audience.labeling.statistics import PartitionStatistics, count_into
-from audience.models.base import Model
+from audience.models.base import EVIDENCE, OUTPUTS, VALUES, Model
 from audience.tables.base import RESULT_SCHEMA
 from audience.tables.batches import BATCH_BYTES, BATCH_ROWS
 from audience.tables.result_rows import holding
@@ -24,10 +26,21 @@ GROWTH = 4
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A model under the name that results carry, such as `gender@2`."""
+    """A model under the name that results carry, such as `gender@2`. `quantity`: of one that gives numbers, the label
+    that they are written under."""
 
     name: str
     model: Model
+    quantity: str = "value"
+
+    def predict(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Raises BadInput for an answer that is not what models promise, of which plug-ins may know less than we."""
+        output = self.model.predict(batch)
+        for outputs in (OUTPUTS, VALUES):
+            if output.schema.equals(outputs) and len(output) == len(batch):
+                return output
+        answered = f"{len(output)} rows of {', '.join(f'{f.name}: {f.type}' for f in output.schema)}"
+        raise BadInput(f"the model {self.name} answered {len(batch)} rows with {answered}: not what models promise")
 
 
 @dataclass(frozen=True)
@@ -139,8 +152,12 @@ class Labeler:
         for order, named in enumerate(self.models):
             part = batch if waiting is None else batch.take(waiting.to_arrow())
             inputs = part.select(named.model.inputs.names)
-            output = named.model.predict(inputs)
-            labels = _labels(output, inputs, named.name)
+            output = named.predict(inputs)
+            if "value" in output.schema.names:
+                output = _without_nan(output)
+                labels = _values(output, inputs, named)
+            else:
+                labels = _labels(output, inputs, named.name)
             if waiting is not None:
                 labels = labels.with_columns(row=waiting.gather(labels["row"]))
                 waiting = waiting.filter(~waiting.is_in(labels["row"].implode()))
@@ -196,6 +213,31 @@ def _labels(output: pa.RecordBatch, inputs: pa.RecordBatch, model: str) -> pl.Da
         }
     )
     return frame.with_columns(pl.lit(model).alias("model"), _text_found_in(frame, inputs).alias("match_content"))
+
+
+def _values(output: pa.RecordBatch, inputs: pa.RecordBatch, named: NamedModel) -> pl.DataFrame:
+    """The numbers that a model gives, each as the score of one label, with the text of the model's first input."""
+    frame = pl.DataFrame(
+        {
+            "row": pl.Series(range(len(output)), dtype=pl.UInt32),
+            "label": pl.Series([named.quantity], dtype=pl.String).new_from_index(0, len(output)),
+            "score": pl.from_arrow(output.column("value")),
+            "evidence": pl.from_arrow(pa.array([[]] * len(output), pa.list_(EVIDENCE))),
+            "model": pl.Series([named.name], dtype=pl.String).new_from_index(0, len(output)),
+            "match_content": pl.from_arrow(inputs.column(0)),
+        }
+    )
+    return frame.filter(pl.col("score").is_not_null())
+
+
+def _without_nan(output: pa.RecordBatch) -> pa.RecordBatch:
+    """What is no number (nan, infinity) is a row that the model could not tell: databases store it as something
+    else, or not at all."""
+    value, error = output.columns
+    wrong = pc.invert(pc.fill_null(pc.is_finite(value), True))
+    reasons = pc.if_else(wrong, pa.scalar("its value is not a finite number", pa.large_string()), error)
+    wrong = pc.or_(wrong, pc.is_valid(error))
+    return pa.RecordBatch.from_arrays([pc.if_else(wrong, None, value), reasons], schema=VALUES)
 
 
 def _text_found_in(labels: pl.DataFrame, inputs: pa.RecordBatch) -> pl.Series:

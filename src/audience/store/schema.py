@@ -34,9 +34,43 @@ model = sa.Table(
     sa.Column("digest", Exact(64), nullable=False),
     sa.Column("definition", DOCUMENT, nullable=True),
     sa.Column("warnings", DOCUMENT, nullable=False),
+    sa.Column("inputs", DOCUMENT, nullable=True),
+    sa.Column("labels", DOCUMENT, nullable=True),
+    sa.Column("summary", DOCUMENT, nullable=True),
+    sa.Column("protocol", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("artifacts", DOCUMENT, nullable=True),
+    sa.Column("lineage", DOCUMENT, nullable=True),
+    sa.Column("notes", Prose(), nullable=True),
     *_created(),
 )
-"""`definition` is null when it is large: then it is the blob of the `digest`."""
+"""`digest`: of what makes two versions the same. `definition`: its parameters; null when they are large, then they are
+the artifact `definition`. `artifacts`: name -> digest of a blob. `inputs` (fields it looks at), `labels` and `summary`
+tell what it is without building it; null of versions saved before 0006 whose definition is a blob. `protocol`: the
+layout of definition and artifacts, a number of the kind's; `ModelKind` says how it is raised. `lineage`: what it was
+trained on and how; null of rules."""
+
+model_number = sa.Table(
+    "model_number",
+    metadata,
+    sa.Column("name", NAME, primary_key=True),
+    sa.Column("last", sa.Integer, nullable=False),
+)
+"""The last number that a version under this name was given: one that was deleted is not given again, for results may
+carry it."""
+
+model_alias = sa.Table(
+    "model_alias",
+    metadata,
+    sa.Column("id", SERIAL, primary_key=True, autoincrement=True),
+    sa.Column("name", NAME, nullable=False),
+    sa.Column("alias", NAME, nullable=False),
+    sa.Column("version", sa.Integer, nullable=True),
+    sa.Column("set_by", NAME, nullable=False),
+    sa.Column("set_at", TIME, nullable=False),
+    sa.Index("model_alias_by_name", "name", "alias"),
+)
+"""What an alias was set to and when, oldest first, only added to: the last row of an alias is what it leads to. Null
+`version`: it was removed."""
 
 operation = sa.Table(
     "operation",

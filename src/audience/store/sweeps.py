@@ -68,6 +68,6 @@ def _is_planned(connection: sa.Connection) -> bool:
 def _is_named(connection: sa.Connection, digest: str) -> bool:
     """Whether a model or the result of an export names it."""
     model, job = schema.model.c, schema.job.c
-    named: list[sa.Select[Any]] = [sa.select(model.name).where(model.digest == digest)]
+    named: list[sa.Select[Any]] = [sa.select(model.name).where(sa.cast(model.artifacts, sa.Text).contains(digest))]
     named.append(sa.select(job.id).where(job.kind == "export", sa.cast(job.result, sa.Text).contains(digest)))
     return any(connection.execute(query.limit(1)).first() is not None for query in named)

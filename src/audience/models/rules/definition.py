@@ -109,7 +109,7 @@ def check_rules(rules: RuleSet, places: Sequence[str], source: str) -> tuple[str
             warnings += [f"{place}: {note}" for note in notes]
     problems += _repeated(rules, places)
     if problems:
-        raise BadInput(f"{source} was not saved; {len(problems)} of its rules need mending:", tuple(problems))
+        raise BadInput(f"{source} was not saved; its rules need mending:", tuple(problems))
     return tuple(warnings)
 
 

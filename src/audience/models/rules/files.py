@@ -3,13 +3,15 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from audience.errors import BadInput, NotFound, Problem
+from audience.models.faults import problems_of
 from audience.models.rules.definition import Match, Pattern, Rule, RuleSet, check_rules
 
 HEADERS = {
@@ -58,15 +60,62 @@ def parse_rules(data: bytes, name: str, **options: Any) -> tuple[RuleSet, tuple[
     text = _decoded(data, name)
     given = {key: value for key, value in options.items() if value is not None}
     if name.lower().endswith(".json"):
-        rules, places, settings = _from_json(text, name)
-    else:
-        rules, places = _from_csv(text, name, given)
-        settings = {}
+        document = _json(text, name)
+        places = [f"{name}:{line} rule {n}" for n, line in enumerate(_lines_of_items(text, document), 1)]
+        return _checked(_from_document(document, name, places), name, given)
+    return _checked(_from_csv(text, name), name, given)
+
+
+def parse_document(document: Any, name: str = "rules", **options: Any) -> tuple[RuleSet, tuple[str, ...]]:
+    """The same from JSON that was read already, of either form; or from a list of rules."""
+    given = {key: value for key, value in options.items() if value is not None}
+    document = {"rules": document} if isinstance(document, list) else document
+    return _checked(_from_document(document, name, joint="."), name, given)
+
+
+@dataclass
+class Read:
+    """What could be read of a file: rules with a place each, settings, and what is wrong with the rest."""
+
+    rules: list[Rule] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    all_places: list[str] = field(default_factory=list)
+    """In the order of the file, also those of what could not be read."""
+    joint: str = " "
+    """Between a place and the path of a field below it."""
+
+
+def _checked(read: Read, name: str, given: dict[str, Any]) -> tuple[RuleSet, tuple[str, ...]]:
+    """(rule set, warnings), or a refusal with every fault: what could not be read, and what is wrong with the rest."""
+    problems = list(read.problems)
     try:
-        rule_set = RuleSet(rules=tuple(rules), **{**settings, **given})
+        rules = RuleSet(rules=tuple(read.rules), **{**read.settings, **given})
     except ValidationError as error:
-        raise BadInput(f"{name} was not saved:", _problems(error, name)) from None
-    return rule_set, check_rules(rule_set, places, name)
+        problems += problems_of(error, name, read.joint)
+        rules = RuleSet(rules=tuple(read.rules))
+    warnings: tuple[str, ...] = ()
+    try:
+        if read.rules or not problems:
+            warnings = check_rules(rules, read.places, name)
+    except BadInput as error:
+        if not error.problems:
+            raise
+        problems += error.problems
+    if problems:
+        order = {place: n for n, place in enumerate(read.all_places)}
+        problems.sort(key=lambda problem: _place_in(order, problem.where))
+        what = "thing needs" if len(problems) == 1 else "things need"
+        raise BadInput(f"{name} was not saved; {len(problems)} {what} mending:", tuple(problems))
+    return rules, warnings
+
+
+def _place_in(order: dict[str, int], where: str) -> int:
+    """Of a place, or of a field below it; faults of the whole come last."""
+    while where not in order and where:
+        where = where[: max(where.rfind(" "), where.rfind("."), 0)]
+    return order.get(where, len(order))
 
 
 def _decoded(data: bytes, name: str) -> str:
@@ -78,60 +127,33 @@ def _decoded(data: bytes, name: str) -> str:
     raise BadInput(f"{name} is not text in UTF-8, Big5 or GB18030: save it as UTF-8")
 
 
-def _problems(error: ValidationError, where: str) -> tuple[Problem, ...]:
-    """pydantic's findings as ours: the path of the field, and the reason in plain words."""
-    found = []
-    for item in error.errors(include_url=False, include_input=False):
-        path = ".".join(str(part) for part in item["loc"])
-        found.append(Problem(f"{where} {path}".strip(), item["msg"].removeprefix("Value error, ")))
-    return tuple(found)
-
-
 # CSV
 
 
-def _from_csv(text: str, name: str, options: dict[str, Any]) -> tuple[list[Rule], list[str]]:
+def _from_csv(text: str, name: str) -> Read:
     head = text.partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if head.count("\t") > head.count(",") else ",")
     rows = _numbered_rows(reader, name)
     _, header = next(rows, (0, []))
     columns = _columns(header, name)
     default_type = "regex" if any(h.strip().lower() in REGEX_HEADERS for h in header) else "keyword"
-    rules: list[Rule] = []
-    places: list[str] = []
-    problems: list[Problem] = []
+    read = Read()
     for line, row in rows:
         place = f"{name}:{line}"
+        read.all_places.append(place)
         if len(row) != len(header):
-            problems.append(
-                Problem(place, f"{len(row)} columns where the header has {len(header)}: is a quote missing?")
-            )
+            reason = f"{len(row)} columns where the header has {len(header)}: is a quote missing?"
+            read.problems.append(Problem(place, reason))
             continue
         values = {column: row[i] for column, i in columns.items()}
         try:
             found = list(_rules_of_row(values, default_type))
         except ValueError as error:
-            problems.append(Problem(place, str(error)))
+            read.problems.append(Problem(place, str(error)))
             continue
-        rules += found
-        places += [place] * len(found)
-    if problems:
-        problems += _faults_of(rules, places, name, options)
-        problems.sort(key=lambda problem: int(problem.where.rpartition(":")[2]))
-        n_lines = len({problem.where for problem in problems})
-        raise BadInput(f"{name} was not saved; {n_lines} of its lines need mending:", tuple(problems))
-    return rules, places
-
-
-def _faults_of(rules: list[Rule], places: list[str], name: str, options: dict[str, Any]) -> tuple[Problem, ...]:
-    """Of the lines that can be read."""
-    try:
-        check_rules(RuleSet(rules=tuple(rules), **options), places, name)
-    except BadInput as error:
-        return error.problems
-    except ValidationError:  # of the options: told when the lines are mended
-        pass
-    return ()
+        read.rules += found
+        read.places += [place] * len(found)
+    return read
 
 
 def _numbered_rows(reader: Any, name: str) -> Iterator[tuple[int, list[str]]]:
@@ -180,63 +202,87 @@ def _rules_of_row(row: dict[str, str], default_type: str) -> Iterator[Rule]:
 # JSON
 
 
-def _from_json(text: str, name: str) -> tuple[list[Rule], list[str], dict[str, Any]]:
+def _json(text: str, name: str) -> Any:
     try:
-        document = json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise BadInput(f"{name}:{error.lineno}: not JSON at column {error.colno}: {error.msg}") from None
+    except RecursionError:
+        raise BadInput(f"{name} is nested too deep to be a rule set") from None
+
+
+def _from_document(document: Any, name: str, places: Sequence[str] = (), joint: str = " ") -> Read:
+    """`places`: one for each item of the document's `rules`, where they are known."""
     if not isinstance(document, dict):
         raise BadInput(f'{name} should hold an object such as {{"rules": [...]}} or {{"label": [...]}}')
     if "rules" not in document:
-        return (*_from_label_lists(document, name), {})
-    raw = document.pop("rules")
-    if not isinstance(raw, list):
+        return _from_label_lists(document, name)
+    settings = {key: value for key, value in document.items() if key != "rules"}
+    if not isinstance(document["rules"], list):
         raise BadInput(f"{name}: `rules` should be a list")
-    lines = _lines_of_items(text, len(raw))
-    places = [f"{name}:{line} rule {i}" for i, line in enumerate(lines, 1)]
-    rules: list[Rule] = []
-    problems: list[Problem] = []
-    for item, place in zip(raw, places, strict=True):
+    read = Read(settings=settings, joint=joint)
+    for n, item in enumerate(document["rules"]):
+        place = places[n] if places else f"{name}{joint}{n}"
+        read.all_places.append(place)
         try:
-            rules.append(Rule.model_validate(item))
+            read.rules.append(Rule.model_validate(item))
+            read.places.append(place)
         except ValidationError as error:
-            problems += _problems(error, place)
-    if problems:
-        raise BadInput(f"{name} was not saved; {len(problems)} things need mending:", tuple(problems))
-    return rules, places, document
+            read.problems += problems_of(error, place, joint)
+    return read
 
 
-def _lines_of_items(text: str, n_items: int) -> list[int]:
+def _lines_of_items(text: str, document: Any) -> list[int]:
     """The line on which each item of the document's `rules` begins."""
+    items = document.get("rules") if isinstance(document, dict) else None
+    if not isinstance(items, list):
+        return []
     decoder = json.JSONDecoder()
-    position = text.index("[", text.index('"rules"')) + 1
-    lines = []
-    for _ in range(n_items):
+    position = _start_of_rules(text, decoder)
+    lines, line, counted = [], 1, 0
+    for _ in items:
         while text[position] in " \t\r\n,":
             position += 1
-        lines.append(text.count("\n", 0, position) + 1)
+        line += text.count("\n", counted, position)
+        counted = position
+        lines.append(line)
         _, position = decoder.raw_decode(text, position)
     return lines
 
 
-def _from_label_lists(document: dict[str, Any], name: str) -> tuple[list[Rule], list[str]]:
+def _start_of_rules(text: str, decoder: json.JSONDecoder) -> int:
+    """Where the list under the key `rules` of the outer object begins; of several the last, as JSON readers take it."""
+    position, found = text.index("{") + 1, 0
+    while True:
+        while text[position] in " \t\r\n,":
+            position += 1
+        if text[position] == "}":
+            return found
+        key, position = decoder.raw_decode(text, position)
+        while text[position] in " \t\r\n:":
+            position += 1
+        if key == "rules":
+            found = position + 1
+        _, position = decoder.raw_decode(text, position)
+
+
+def _from_label_lists(document: dict[str, Any], name: str) -> Read:
     """The predecessor's PATTERN: `{label: [[keyword, match type], ...]}` or `{label: [regex, ...]}`."""
-    rules: list[Rule] = []
-    places: list[str] = []
-    problems: list[Problem] = []
+    read = Read()
     for label, items in document.items():
-        for i, item in enumerate(items if isinstance(items, list) else [None], 1):
-            place = f"{name} {label}[{i}]"
+        for n, item in enumerate(items if isinstance(items, list) else [None], 1):
+            place = f"{name} {label}[{n}]"
+            read.all_places.append(place)
             match item:
                 case str():
-                    rules.append(Rule(label=label, any=(Pattern(regex=item),)))
-                    places.append(place)
+                    pattern = Pattern(regex=item)
                 case [str(keyword), str(kind)] if kind in MATCH_TYPES:
-                    rules.append(Rule(label=label, any=(Pattern(keyword=keyword, match=MATCH_TYPES[kind]),)))
-                    places.append(place)
+                    pattern = Pattern(keyword=keyword, match=MATCH_TYPES[kind])
                 case _:
                     known = ", ".join(MATCH_TYPES)
-                    problems.append(Problem(place, f"should be a regex, or [keyword, match type] with one of: {known}"))
-    if problems:
-        raise BadInput(f"{name} was not saved; {len(problems)} of its rules need mending:", tuple(problems))
-    return rules, places
+                    reason = f"should be a regex, or [keyword, match type] with one of: {known}"
+                    read.problems.append(Problem(place, reason))
+                    continue
+            read.rules.append(Rule(label=label, any=(pattern,)))
+            read.places.append(place)
+    return read

@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from audience.errors import BadRow
 from audience.models.base import EVIDENCE, LABELS, OUTPUTS
 from audience.models.rules.definition import RuleSet
 from audience.text.folding import Lowered, fold, fold_all
@@ -40,15 +38,18 @@ class RuleModel:
 
     outputs = OUTPUTS
 
-    def __init__(self, rules: RuleSet) -> None:
+    def __init__(self, rules: RuleSet, labels: Sequence[str] = (), fields: Sequence[str] = ()) -> None:
+        """`labels` and `fields` where the rules are a part of a larger set: in its order, which decides between equals;
+        by default those of the rules."""
         self.rules = rules
-        self.inputs = pa.schema([(field, pa.large_string()) for field in rules.used_fields])
-        self._labels = rules.labels_in_order
+        fields = fields or rules.used_fields
+        self.inputs = pa.schema([(field, pa.large_string()) for field in fields])
+        self._labels = tuple(labels) or rules.labels_in_order
         self._patterns = [(n, pattern) for n, rule in enumerate(rules.rules) for pattern in rule.patterns]
         self._kinds = pl.Series([pattern.kind for _, pattern in self._patterns], dtype=pl.String)
         self._clauses = self._clause_table()
         self._rules = self._rule_table()
-        self._fields = [self._matchers(field) for field in rules.used_fields]
+        self._fields = [self._matchers(field) for field in fields]
 
     # compiling
 
@@ -256,16 +257,3 @@ def _lists(
     return pa.ListArray.from_arrays(
         pa.array(offsets), structs, type=pa.list_(kind), mask=None if nulls is None else pa.array(nulls)
     )
-
-
-def explain(rules: RuleSet, row: dict[str, str | None]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(labels given, every hit of any rule) of one row."""
-    model = RuleModel(rules)
-    arrays = [pa.array([row.get(name)], pa.large_string()) for name in model.inputs.names]
-    output = model.predict(pa.RecordBatch.from_arrays(arrays, schema=model.inputs))
-    if error := output.column("error")[0].as_py():
-        raise BadRow(error)
-    labels = output.column("labels")[0].as_py()
-    given = [{"label": entry["label"], "score": entry["score"]} for entry in labels]
-    hits = [hit for entry in labels for hit in entry["evidence"]]
-    return given, [hit for n, hit in enumerate(hits) if hit not in hits[:n]]

@@ -20,7 +20,7 @@ from audience.store.migrations.ddl import (
 from audience.store.types import DOCUMENT, REAL, SERIAL, Exact, Prose
 
 revision = "0007"
-down_revision = "0005"
+down_revision = "0006"
 
 ID, NAME, STATE, KIND, TIME = Exact(32), Exact(100), Exact(16), Exact(40), Exact(32)
 MOVED = ("state", "error", "started_at", "finished_at", "priority", "served", "queue", "created_by", "created_at")
