@@ -12,6 +12,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from audience import errors
+from audience.databases.urls import password_of
 from audience.errors import AudienceError, BadInput, Conflict, Elsewhere, NotFound, Problem, Transient
 from audience.store import schema
 from audience.store.blobs import Blobs
@@ -21,7 +22,7 @@ from audience.store.idempotency import Once
 from audience.store.migrate import LATEST, MIGRATIONS, migrate, revision_of
 from audience.store.records import Store
 from audience.store.runs import move
-from audience.store.secrets import Secrets, password_of
+from audience.store.secrets import Secrets
 from audience.store.states import FINAL, JOB_MOVES, MOVES, OPEN_JOB, state_of_run
 
 NO_BLOBS = Blobs("/nowhere")

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
 
+from audience.databases.urls import parse
 from audience.tables.registry import check_within, path_of
 
 CERTIFICATES = ("ssl_ca", "sslrootcert")
@@ -14,7 +14,7 @@ def confined(reference: str, roots: Sequence[Path], what: str) -> str:
     It is judged again whenever it is opened: a link may be made later. A server's URL stays as it is."""
     path = path_of(reference, what)
     if path is None:
-        for name, value in parse_qsl(urlsplit(reference).query):
+        for name, value in parse(reference).options.items():
             if name in CERTIFICATES:
                 check_within(value, [str(root) for root in roots])
         return reference

@@ -8,9 +8,9 @@ import pyarrow as pa
 from pymysql import err
 from pymysql.connections import Connection, MySQLResult
 
+from audience.databases.mysql import quoted
 from audience.errors import BadInput
 from audience.tables.mysql.schema import results_table
-from audience.tables.mysql.server import quoted
 from audience.tables.result_rows import as_csv, by_group, refused_row, with_time_texts
 
 STREAM = "audience"

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from audience.databases.mysql import quoted
 from audience.tables.base import PRODUCTION_COLUMNS, ConflictRules
 from audience.tables.mysql.schema import production_table, results_table
-from audience.tables.mysql.server import quoted
 
 # Long texts cannot be keys here and are sorted by their beginning only, so that subjects, panels and ids are told
 # apart by 128 bits of SHA-256. A temporary table may stand in a statement once only.

@@ -19,11 +19,12 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from audience.databases.mysql import quoted
 from audience.errors import BadInput, NotFound
 from audience.tables.batches import BATCH_BYTES, rebatched
 from audience.tables.mysql.merge import COLUMNS, incoming_columns, merge, published_columns
 from audience.tables.mysql.schema import comment_of, create, create_new, not_ours
-from audience.tables.mysql.server import MysqlServer, plain_values, quoted
+from audience.tables.mysql.server import MysqlServer, plain_values
 from audience.tables.publications import (
     PUBLISHED_SCHEMA,
     Change,

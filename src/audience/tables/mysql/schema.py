@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from audience.databases.mysql import quoted
 from audience.errors import BadInput, Conflict
 from audience.tables.base import PRODUCTION_COLUMNS
-from audience.tables.mysql.server import quoted
 from audience.tables.result_rows import STORED
 
 OURS = "Audience, layout 1"

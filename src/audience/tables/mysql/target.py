@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from audience.databases.mysql import quoted
 from audience.errors import BadInput, Conflict, NotFound
 from audience.tables.base import PRODUCTION_COLUMNS, ConflictRules, Mark, Statistics
 from audience.tables.batches import BATCH_BYTES, rebatched
@@ -22,7 +23,7 @@ from audience.tables.mysql.schema import (
     production_table,
     results_table,
 )
-from audience.tables.mysql.server import MysqlServer, plain_values, quoted
+from audience.tables.mysql.server import MysqlServer, plain_values
 from audience.tables.result_rows import STORED, gathered, result_batch, shown_rows
 
 WAIT_S = 600

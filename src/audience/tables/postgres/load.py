@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from audience.tables.postgres.server import quoted
+from audience.databases.postgres import quoted
 from audience.tables.result_rows import as_csv, holding, refused_row
 
 PIECE_BYTES = 2**18

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from audience.databases.postgres import quoted
 from audience.tables.base import PRODUCTION_COLUMNS, ConflictRules
 from audience.tables.postgres.schema import production_table, results_table
-from audience.tables.postgres.server import quoted
 
 # a new table has no statistics: a nested loop that looks cheap could take hours
 PLANNING = ("SET LOCAL enable_nestloop = off", "SET LOCAL work_mem = '64MB'")

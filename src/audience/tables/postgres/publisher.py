@@ -15,12 +15,13 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from audience.databases.postgres import quoted
 from audience.errors import AudienceError, Conflict, NotFound
 from audience.tables.batches import rebatched
 from audience.tables.postgres.load import listed, load
 from audience.tables.postgres.merge import merge
 from audience.tables.postgres.schema import OURS, TEXT, TYPES, comment_of, create, not_ours
-from audience.tables.postgres.server import PostgresServer, quoted
+from audience.tables.postgres.server import PostgresServer
 from audience.tables.publications import (
     PUBLISHED_SCHEMA,
     STAGED_SCHEMA,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from audience.databases.postgres import quoted
 from audience.errors import Conflict, NotFound
 from audience.tables.base import PRODUCTION_COLUMNS, RESULT_SCHEMA, ConflictRules, Mark, Statistics
 from audience.tables.batches import rebatched
@@ -22,7 +23,7 @@ from audience.tables.postgres.schema import (
     production_table,
     results_table,
 )
-from audience.tables.postgres.server import PostgresServer, quoted
+from audience.tables.postgres.server import PostgresServer
 from audience.tables.result_rows import STORED, by_group, gathered, result_batch, shown_rows
 
 BY_KEY = "SET enable_sort = off"
