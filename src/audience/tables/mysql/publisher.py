@@ -23,7 +23,7 @@ from audience.databases.mysql import quoted
 from audience.errors import BadInput, NotFound
 from audience.tables.batches import BATCH_BYTES, rebatched
 from audience.tables.mysql.merge import COLUMNS, incoming_columns, merge, published_columns
-from audience.tables.mysql.schema import comment_of, create, create_new, not_ours
+from audience.tables.mysql.schema import comment_of, create, create_new
 from audience.tables.mysql.server import MysqlServer, plain_values
 from audience.tables.publications import (
     PUBLISHED_SCHEMA,
@@ -44,6 +44,7 @@ from audience.tables.sql.publications import (
     previous,
     taken,
 )
+from audience.tables.sql.schema import not_ours
 
 COMMENT = "Audience, publication "
 DECLARED = (

@@ -15,12 +15,12 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from audience.databases.postgres import quoted
+from audience.databases.postgres import listed, quoted
 from audience.errors import AudienceError, Conflict, NotFound
 from audience.tables.batches import rebatched
-from audience.tables.postgres.load import listed, load
+from audience.tables.postgres.load import load
 from audience.tables.postgres.merge import merge
-from audience.tables.postgres.schema import OURS, TEXT, TYPES, comment_of, create, not_ours
+from audience.tables.postgres.schema import TEXT, TYPES, comment_of, create
 from audience.tables.postgres.server import PostgresServer
 from audience.tables.publications import (
     PUBLISHED_SCHEMA,
@@ -32,6 +32,7 @@ from audience.tables.publications import (
     overtaken,
 )
 from audience.tables.sql.publications import PUBLICATIONS, as_json, following, from_json, incoming, present, taken
+from audience.tables.sql.schema import OURS, not_ours
 
 DECLARED = (
     f"publication {TEXT} PRIMARY KEY, name {TEXT} NOT NULL, fence bigint NOT NULL, state text NOT NULL, "

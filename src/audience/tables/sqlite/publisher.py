@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from audience.databases.sqlite import quoted
+from audience.databases.sqlite import listed, quoted
 from audience.tables.batches import FETCH_ROWS
 from audience.tables.publications import (
     CONTENT,
@@ -38,7 +38,9 @@ from audience.tables.sql.publications import (
     previous,
     taken,
 )
-from audience.tables.sqlite.server import SqliteFile, columns_of, create, listed, not_ours
+from audience.tables.sql.schema import not_ours
+from audience.tables.sqlite.schema import columns_of, create
+from audience.tables.sqlite.server import SqliteFile
 
 RECORD = {
     "publication": pa.large_string(),
@@ -134,7 +136,7 @@ class SqlitePublisher:
 
     def begin(self, publishing: Publishing, indexes: Sequence[str]) -> PublishedVersions:
         with self.file.changing(new=True) as db:
-            create(db, "audience_publication", RECORD, "publication")
+            create(db, "audience_publication", RECORD, ("publication",))
         with self.file.transaction() as db:
             row = self._admit(db, publishing.fence)
             if row.version != publishing.version:
@@ -170,8 +172,8 @@ class SqlitePublisher:
     def merge(self, publishing: Publishing, index: str, rows: Iterable[pa.RecordBatch]) -> list[Change]:
         with self._transaction(publishing.fence) as db:
             _drop(db, following(index), incoming(index))
-            create(db, incoming(index), _types(STAGED_SCHEMA), "n")
-            create(db, following(index), _types(PUBLISHED_SCHEMA), "subject, panel")
+            create(db, incoming(index), _types(STAGED_SCHEMA), ("n",))
+            create(db, following(index), _types(PUBLISHED_SCHEMA), KEYS)
         insert = f"INSERT INTO {quoted(incoming(index))} VALUES ({', '.join('?' * len(STAGED_SCHEMA))})"
         for batch in rows:
             with self._transaction(publishing.fence) as db:
