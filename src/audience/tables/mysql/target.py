@@ -8,7 +8,6 @@ import pyarrow as pa
 
 from audience.databases.mysql import listed, quoted
 from audience.errors import BadInput, NotFound
-from audience.tables.base import ConflictRules
 from audience.tables.batches import BATCH_BYTES
 from audience.tables.mysql.production import make_tables, resolve_conflicts
 from audience.tables.mysql.schema import (
@@ -37,6 +36,10 @@ class MysqlTarget(SqlTarget):
     """Result and production tables in a database of a server. Its sessions are PyMySQL's cursors."""
 
     dialect = DIALECT
+    _create_task_tables = staticmethod(create_task_tables)
+    _create_group_tables = staticmethod(create_group_tables)
+    _groups = staticmethod(groups_of)
+    _resolve_conflicts = staticmethod(resolve_conflicts)
 
     def __init__(self, shown: str, url: str) -> None:
         super().__init__(shown)
@@ -106,15 +109,6 @@ class MysqlTarget(SqlTarget):
         session.execute(sql, values)
         return session
 
-    def _create_task_tables(self, session: Any) -> None:
-        create_task_tables(session)
-
-    def _create_group_tables(self, session: Any, group: str) -> None:
-        create_group_tables(session, group)
-
-    def _groups(self, session: Any) -> list[str]:
-        return groups_of(session)
-
     def _loader(self, session: Any) -> Loader:
         from audience.tables.mysql import load
 
@@ -149,6 +143,3 @@ class MysqlTarget(SqlTarget):
         sql = f"DELETE FROM {quoted(table)} WHERE {quoted(column)} = %s ORDER BY {listed(key)} LIMIT {DELETE_ROWS}"
         while session.execute(sql, (task,)):
             pass
-
-    def _resolve_conflicts(self, session: Any, task: str, group: str, rules: ConflictRules) -> tuple[int, int]:
-        return resolve_conflicts(session, task, group, rules)

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from audience.databases.postgres import listed, quoted
 from audience.errors import NotFound
-from audience.tables.base import RESULT_SCHEMA, ConflictRules
+from audience.tables.base import RESULT_SCHEMA
 from audience.tables.batches import rebatched
 from audience.tables.postgres.load import NUL, Loader
 from audience.tables.postgres.production import resolve_conflicts
@@ -25,6 +25,11 @@ class PostgresTarget(SqlTarget):
 
     unstorable = NUL
     dialect = DIALECT
+    _create_task_tables = staticmethod(create_task_tables)
+    _create_group_tables = staticmethod(create_group_tables)
+    _groups = staticmethod(groups_of)
+    _loader = staticmethod(Loader)
+    _resolve_conflicts = staticmethod(resolve_conflicts)
 
     def __init__(self, shown: str, url: str) -> None:
         super().__init__(shown)
@@ -58,18 +63,6 @@ class PostgresTarget(SqlTarget):
 
     _producing = _writing
 
-    def _create_task_tables(self, session: Any) -> None:
-        create_task_tables(session)
-
-    def _create_group_tables(self, session: Any, group: str) -> None:
-        create_group_tables(session, group)
-
-    def _groups(self, session: Any) -> list[str]:
-        return groups_of(session)
-
-    def _loader(self, session: Any) -> Loader:
-        return Loader(session)
-
     def _marks(self, sql: str, task: str) -> Iterator[Sequence[Any]]:
         """Through a cursor of the server: the driver would fetch all of them at once, with their authors."""
         with self.server.writing() as connection, connection.transaction(), connection.cursor("marks") as cursor:
@@ -87,9 +80,6 @@ class PostgresTarget(SqlTarget):
         with contextlib.closing(self.server.stream(sql, BY_KEY)) as stream:
             for batch in rebatched(_as_results(found, names) for found in stream):
                 yield batch.append_column("group", pa.array([group] * len(batch), pa.large_string()))
-
-    def _resolve_conflicts(self, session: Any, task: str, group: str, rules: ConflictRules) -> tuple[int, int]:
-        return resolve_conflicts(session, task, group, rules)
 
 
 def _as_results(batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:

@@ -65,10 +65,10 @@ class SqlTarget(ABC):
         """Opens a transaction for production."""
 
     @abstractmethod
-    def _create_task_tables(self, session: Any) -> None: ...
+    def _create_task_tables(self, session: Any, /) -> None: ...
 
     @abstractmethod
-    def _create_group_tables(self, session: Any, group: str) -> None:
+    def _create_group_tables(self, session: Any, group: str, /) -> None:
         """Creates the table of results last: by that one a group is found."""
 
     @abstractmethod
@@ -76,11 +76,11 @@ class SqlTarget(ABC):
         """Whether anything was ever prepared here."""
 
     @abstractmethod
-    def _groups(self, session: Any) -> list[str]:
+    def _groups(self, session: Any, /) -> list[str]:
         """Returns the groups that have a table of ours."""
 
     @abstractmethod
-    def _loader(self, session: Any) -> Loader: ...
+    def _loader(self, session: Any, /) -> Loader: ...
 
     @abstractmethod
     def _marks(self, sql: str, task: str) -> Iterator[Sequence[Any]]:
@@ -93,7 +93,7 @@ class SqlTarget(ABC):
         """Yields the task's rows of a table in the order of the key, bounded in memory."""
 
     @abstractmethod
-    def _resolve_conflicts(self, session: Any, task: str, group: str, rules: ConflictRules) -> tuple[int, int]:
+    def _resolve_conflicts(self, session: Any, task: str, group: str, rules: ConflictRules, /) -> tuple[int, int]:
         """Makes the production rows; returns (rows, distinct subjects)."""
 
     def _remove(self, session: Any, table: str, column: str, key: Sequence[str], task: str) -> None:

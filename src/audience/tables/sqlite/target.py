@@ -7,7 +7,6 @@ from typing import Any
 import pyarrow as pa
 
 from audience.databases.sqlite import quoted
-from audience.tables.base import ConflictRules
 from audience.tables.batches import FETCH_ROWS
 from audience.tables.result_rows import result_batch
 from audience.tables.sql.schema import TASKS
@@ -22,6 +21,10 @@ class SqliteTarget(SqlTarget):
     """Result and production tables in a SQLite file."""
 
     dialect = DIALECT
+    _create_group_tables = staticmethod(create_group_tables)
+    _groups = staticmethod(groups_of)
+    _loader = staticmethod(Loader)
+    _resolve_conflicts = staticmethod(resolve_conflicts)
 
     def __init__(self, url: str, path: Path) -> None:
         super().__init__(url, place=str(path))
@@ -51,15 +54,6 @@ class SqliteTarget(SqlTarget):
     def _create_task_tables(self, session: Any) -> None:
         session.executescript(TASK_TABLES)
 
-    def _create_group_tables(self, session: Any, group: str) -> None:
-        create_group_tables(session, group)
-
-    def _groups(self, session: Any) -> list[str]:
-        return groups_of(session)
-
-    def _loader(self, session: Any) -> Loader:
-        return Loader(session)
-
     def _marks(self, sql: str, task: str) -> Iterator[Sequence[Any]]:
         with self._file.session() as db:
             yield from db.execute(self.dialect.bound(f"{sql} ORDER BY partition"), (task,))
@@ -72,6 +66,3 @@ class SqliteTarget(SqlTarget):
         cursor = session.execute(sql, (task,))
         while rows := cursor.fetchmany(8 * FETCH_ROWS):
             yield result_batch(names, rows, group)
-
-    def _resolve_conflicts(self, session: Any, task: str, group: str, rules: ConflictRules) -> tuple[int, int]:
-        return resolve_conflicts(session, task, group, rules)
