@@ -101,7 +101,9 @@ class Settings(BaseSettings):
     home: Path = Field(
         default_factory=lambda: Path.home() / ".audience", description="folder of our own records and of the secret key"
     )
-    store_url: str | None = Field(default=None, description="database of our own records; by default a file in `home`")
+    store_url: str | None = Field(
+        default=None, repr=False, description="database of our own records; by default a file in `home`"
+    )
     secret_key: SecretStr | None = Field(
         default=None, description="Fernet key of stored secrets; by default made once and kept in `home`"
     )
@@ -118,7 +120,9 @@ class Settings(BaseSettings):
         description="where new publications are kept unless they say so; by default DUMP_TO_SCHEMA",
     )
     blobs_url: str | None = Field(
-        default=None, description="folder or URL of what is too large for the records; by default `blobs` in `home`"
+        default=None,
+        repr=False,
+        description="folder or URL of what is too large for the records; by default `blobs` in `home`",
     )
     partition_rows: int = Field(default=200_000, ge=1, le=10_000_000, description="rows of a partition, about")
     workers: int = Field(default=2, ge=0, le=64, description="worker processes that `audience up` starts")

@@ -4,6 +4,7 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
+from audience.databases import mysql, postgres
 from audience.tables.mysql import server as mysql_server
 from audience.tables.postgres import server as postgres_server
 
@@ -32,7 +33,7 @@ class MysqlTable:
     view = False
 
     def write(self, url: str, rows: Sequence[Row], columns: Sequence[str], table: str) -> str:
-        quoted = mysql_server.quoted
+        quoted = mysql.quoted
         types = [f"{quoted(c)} {self.type_of(c, _is_bytes(rows, c))}" for c in columns]
         keys = [k for k in self.keys.split(";") if k and all(c in columns for c in ("id", "post_time") if c in k)]
         with mysql_server.MysqlServer.at(url).session() as connection, connection.cursor() as cursor:
@@ -48,7 +49,7 @@ class MysqlTable:
         values = [[self.value(c, row.get(c)) for c in columns] for row in rows]
         if values:
             places = ", ".join(["%s"] * len(columns))
-            cursor.executemany(f"INSERT INTO {mysql_server.quoted(table).replace('%', '%%')} VALUES ({places})", values)
+            cursor.executemany(f"INSERT INTO {mysql.quoted(table).replace('%', '%%')} VALUES ({places})", values)
 
     def type_of(self, column: str, is_bytes: bool) -> str:
         if column == "id":
@@ -85,7 +86,7 @@ class PostgresTable:
     view = False
 
     def write(self, url: str, rows: Sequence[Row], columns: Sequence[str], table: str) -> str:
-        quoted = postgres_server.quoted
+        quoted = postgres.quoted
         types = [f"{quoted(c)} {self.type_of(c, _is_bytes(rows, c))}" for c in columns]
         keys = [k for k in (self.keys,) if k and "id" in columns]
         with postgres_server.PostgresServer.at(url).session() as connection:
@@ -100,7 +101,7 @@ class PostgresTable:
         return url
 
     def insert(self, connection: Any, table: str, rows: Sequence[Row], columns: Sequence[str]) -> None:
-        with connection.cursor() as cursor, cursor.copy(f"COPY {postgres_server.quoted(table)} FROM STDIN") as copy:
+        with connection.cursor() as cursor, cursor.copy(f"COPY {postgres.quoted(table)} FROM STDIN") as copy:
             for row in rows:
                 copy.write_row([self.value(c, row.get(c)) for c in columns])
 

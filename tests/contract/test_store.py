@@ -14,6 +14,7 @@ from alembic.script import ScriptDirectory
 
 from audience import errors
 from audience.app import App
+from audience.databases.urls import password_of
 from audience.errors import AudienceError, BadInput, Conflict, Elsewhere, NotFound, Problem, Transient
 from audience.settings import Settings
 from audience.store import schema
@@ -25,7 +26,7 @@ from audience.store.migrate import LATEST, MIGRATIONS, migrate, revision_of
 from audience.store.models import NewVersion
 from audience.store.records import Store
 from audience.store.runs import move
-from audience.store.secrets import Secrets, password_of
+from audience.store.secrets import Secrets
 from audience.store.states import FINAL, JOB_MOVES, MOVES, OPEN_JOB, state_of_run
 
 NO_BLOBS = Blobs("/nowhere")

@@ -6,13 +6,13 @@ from functools import partial
 from audience.app.requests import SourceRequest
 from audience.app.root import App
 from audience.app.service import messages
+from audience.databases.urls import displayed
 from audience.labeling.plan import RunSpec
 from audience.settings import Settings
 from audience.store.database import make_home
 from audience.store.engines import open_engine
 from audience.store.migrate import LATEST, revision_of
 from audience.store.queues import parse_lanes
-from audience.store.secrets import without_password
 from audience.tables.findings import Finding, check_folder, judged
 from audience.tables.registry import check_target
 
@@ -44,7 +44,7 @@ def _examine(settings: Settings, sources: Sequence[str], targets: Sequence[str])
     yield _check_workers(app)
     for reference in sources or [record["name"] for record in app.sources.all()]:
         advice = "mend it, or save it anew with `audience source add`"
-        yield from judged(f"source {without_password(reference)}", advice, partial(_check_source, app, reference))
+        yield from judged(f"source {displayed(reference)}", advice, partial(_check_source, app, reference))
     for shown, url in _targets(app, targets):
         advice = "name another target, install what it needs, or bring back the key of its password"
         yield from judged(shown, advice, partial(_check_target, shown, url))
@@ -92,7 +92,7 @@ def _check_workers(app: App) -> Finding:
 
 def _check_source(app: App, reference: str) -> list[Finding]:
     source = app.locations.source(app.sources.spec(SourceRequest(reference=reference)))
-    return [Finding(f"source {without_password(reference)}", "ok", f"roles: {', '.join(source.roles)}")]
+    return [Finding(f"source {displayed(reference)}", "ok", f"roles: {', '.join(source.roles)}")]
 
 
 def _check_target(shown: str, url: Callable[[], str]) -> Iterable[Finding]:
@@ -102,7 +102,7 @@ def _check_target(shown: str, url: Callable[[], str]) -> Iterable[Finding]:
 def _targets(app: App, named: Sequence[str]) -> Iterator[tuple[str, Callable[[], str]]]:
     """(as it is shown, what gives it with its password) of each target once."""
     given = named or filter(None, [app.settings.resolved_target_url])
-    found: dict[str, Callable[[], str]] = {without_password(url): partial(str, url) for url in given}
+    found: dict[str, Callable[[], str]] = {displayed(url): partial(str, url) for url in given}
     for run in () if named else app.store.runs.page(RECENT_RUNS):
         spec = RunSpec.model_validate(run["spec"])
         found.setdefault(spec.target, partial(app.locations.secrets.joined, spec.target, spec.target_secret))

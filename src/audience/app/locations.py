@@ -1,9 +1,9 @@
 """Where data comes from and goes to: what a reference means, how it is saved, and how it is opened."""
 
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
 
 from audience.app.references import absolute
+from audience.databases.urls import parse
 from audience.errors import BadInput
 from audience.labeling.plan import RunSpec
 from audience.labeling.publish import PublicationSpec
@@ -58,7 +58,7 @@ class Locations:
         first. It is judged again whenever it is opened: a link may be made later. A server's URL stays as it is."""
         path = tables.path_of(reference, what)
         if path is None:
-            for name, value in parse_qsl(urlsplit(reference).query):
+            for name, value in parse(reference).options.items():
                 if name in CERTIFICATES:
                     tables.check_within(value, self.roots)
             return reference

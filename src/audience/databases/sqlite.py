@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,15 +13,20 @@ BUSY_TIMEOUT_S = 30.0
 
 
 def quoted(name: str) -> str:
-    """An identifier as SQL; any name is safe in it."""
+    """Returns an identifier as SQL; any name is safe in it."""
     if "\0" in name:
         raise BadInput("a table or column name holds a NUL character")
     return '"' + name.replace('"', '""') + '"'
 
 
+def listed(names: Iterable[str]) -> str:
+    """Returns identifiers as SQL, with commas between them."""
+    return ", ".join(quoted(name) for name in names)
+
+
 @contextlib.contextmanager
 def mapped_errors(path: Path) -> Iterator[None]:
-    """The driver's errors as ours."""
+    """Raises the driver's errors as ours."""
     try:
         yield
     except sqlite3.Error as error:

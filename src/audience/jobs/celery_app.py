@@ -6,8 +6,8 @@ import ssl
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
+from audience.databases import urls
 from audience.errors import BadInput, Transient
 from audience.store.jobs import Sent
 from audience.store.queues import Lane, parse_lanes
@@ -58,6 +58,16 @@ def check_installed() -> None:
         raise BadInput("a broker needs Celery: pip install 'audience[celery]'")
 
 
+def check_broker(broker_url: str) -> None:
+    """Refuses a URL that cannot be read, before a driver says so with the password in it. Several brokers, of which one
+    stands in for another, are separated by semicolons."""
+    try:
+        for url in broker_url.split(";"):
+            urls.parse(url)
+    except BadInput as error:
+        raise BadInput(f"AUDIENCE_BROKER_URL: {error}") from None
+
+
 def worker_arguments(prefix: str, pool: str, threads: int, lanes: Iterable[Lane]) -> list[str]:
     """How Celery's program is told to start a worker that serves this. Mingle and gossip are talk among workers that
     ours have no use for."""
@@ -73,6 +83,7 @@ def make_celery(
 ) -> "Celery":
     """A Celery application without tasks. `lanes`: what its workers serve, unless they are told otherwise."""
     check_installed()
+    check_broker(broker_url)
     from celery import Celery
 
     celery = Celery("audience", broker=broker_url, set_as_current=True)
@@ -119,7 +130,7 @@ def _tls(broker_url: str) -> dict[str, Any] | bool:
     if broker_url.startswith("rediss://"):
         return {"ssl_cert_reqs": ssl.CERT_REQUIRED}
     if broker_url.startswith("amqps://"):
-        return {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": urlsplit(broker_url).hostname}
+        return {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": urls.parse(broker_url.partition(";")[0]).host}
     return False
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
+from audience.databases.urls import displayed, is_path
 from audience.errors import BadInput, Conflict, Elsewhere, Transient
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Blobs:
         from pyarrow import ArrowException
         from pyarrow.fs import FileSystem, LocalFileSystem
 
-        if "://" not in self._place:
+        if "://" not in self._place and is_path(self._place):
             return LocalFileSystem(), str(Path(self._place).absolute())
         try:
             files, root = FileSystem.from_uri(self._place)
@@ -169,11 +169,7 @@ class Blobs:
 
 
 def _shown(place: str) -> str:
-    """For messages: no key, no password, no options."""
-    if "://" not in place:
-        return place
-    try:
-        parts = urlsplit(place)
-    except ValueError:
-        return place.partition("://")[0] + "://..."
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    """Returns what messages show of it: no key, no password, no options."""
+    shown = displayed(place)
+    scheme, separator, rest = shown.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}" if separator else shown

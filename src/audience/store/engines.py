@@ -12,20 +12,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from audience.databases import wal
+from audience.databases import mysql, postgres, urls, wal
 from audience.errors import AudienceError, BadInput, NotFound, Transient
 
 EXAMPLES = "sqlite:///PATH, mysql://user:password@host:3306/schema or postgresql://user:password@host:5432/database"
-FAMILIES = {
-    "sqlite": "sqlite",
-    "mysql": "mysql",
-    "mariadb": "mysql",
-    "postgresql": "postgresql",
-    "postgres": "postgresql",
+PORTS = {
+    **dict.fromkeys(mysql.SCHEMES, mysql.DEFAULT_PORT),
+    **dict.fromkeys(postgres.SCHEMES, postgres.DEFAULT_PORT),
 }
-PORTS = {"mysql": 3306, "postgresql": 5432}
+SQLITE = re.compile(r"sqlite(\+\w+)?://(/.*)?", re.DOTALL)
 BUSY_TIMEOUT_S = 30
-CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
 """After which a server that says nothing is given up."""
 IDLE_S = 30
@@ -44,40 +40,35 @@ MIGRATING = {"turn": "migrate"}
 NEWEST = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
 TURN = "SELECT version_num FROM alembic_version FOR UPDATE"
 
-MISSING = ("1049", "3D000", "3F000")
-REFUSED = ("1044", "1045", "1142", "1143", "1227", "1698", "3118", "28", "42501")
-TOO_LARGE = "1153"
-SAID_ON_CONNECTING = {
-    r'database ".*" does not exist': "3D000",
-    r'authentication failed|no password supplied|role ".*" does not exist|no pg_hba.conf entry': "28000",
-}
-"""PostgreSQL's SQLSTATE of a connection that was refused is only in its text."""
-
 
 def open_engine(url: str, read_timeout_s: int = READ_TIMEOUT_S) -> sa.Engine:
     """Nothing is connected yet. `read_timeout_s`: how long one statement may take. Raises BadInput without the URL,
     which may hold a password."""
-    parsed = _parsed(url)
-    family = FAMILIES[parsed.get_backend_name()]
-    if family == "sqlite":
-        return _sqlite(parsed)
-    if not parsed.host or not parsed.database:
-        raise BadInput(f"AUDIENCE_STORE_URL names no host or no database; it looks like {EXAMPLES}")
+    if SQLITE.fullmatch(url):
+        return _sqlite(_sqlite_url(url))
+    try:
+        parsed = urls.parse(url)
+    except BadInput as error:
+        raise BadInput(f"AUDIENCE_STORE_URL is not the URL of a database, such as {EXAMPLES}: {error}") from None
+    scheme = parsed.scheme.partition("+")[0]  # mysql+pymysql: which driver, is our business
+    if scheme not in PORTS:
+        raise BadInput(f"the store cannot be kept in {scheme}; use {EXAMPLES}")
+    if not parsed.database:
+        raise BadInput(f"AUDIENCE_STORE_URL names no database; it looks like {EXAMPLES}")
+    family, extra = ("mysql", "mysql") if scheme in mysql.SCHEMES else ("postgresql", "postgres")
     try:
         return _mysql(parsed, read_timeout_s) if family == "mysql" else _postgresql(parsed)
+    except BadInput as error:
+        raise BadInput(f"AUDIENCE_STORE_URL cannot be used: {error}") from None
     except ModuleNotFoundError as error:
-        extra = "mysql" if family == "mysql" else "postgres"
         raise BadInput(f"records in {family} need a driver ({error.name}): pip install 'audience[{extra}]'") from None
 
 
-def _parsed(url: str) -> sa.URL:
+def _sqlite_url(url: str) -> sa.URL:
     try:
-        parsed = sa.make_url(url)
+        return sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):
         raise BadInput(f"AUDIENCE_STORE_URL is not the URL of a database; it looks like {EXAMPLES}") from None
-    if parsed.get_backend_name() not in FAMILIES:
-        raise BadInput(f"the store cannot be kept in {parsed.get_backend_name()}; use {EXAMPLES}")
-    return parsed
 
 
 def _sqlite(url: sa.URL) -> sa.Engine:
@@ -103,24 +94,23 @@ def _sqlite(url: sa.URL) -> sa.Engine:
     return engine
 
 
-def _mysql(url: sa.URL, read_timeout_s: int) -> sa.Engine:
-    options = _checked_options(url, ("ssl", "ssl_ca"))
-    encrypted = options.get("ssl_ca") or options.get("ssl", "false").lower() in ("1", "true", "yes")
+def _mysql(url: urls.ServerUrl, read_timeout_s: int) -> sa.Engine:
+    address = mysql.Address.of(url)
     session = {
-        "sql_mode": "'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
+        "sql_mode": f"'{mysql.SQL_MODE}'",
         "wait_timeout": str(IDLE_S),
         "innodb_lock_wait_timeout": str(BUSY_TIMEOUT_S),
     }
     arguments = {
         "charset": "utf8mb4",
-        "connect_timeout": CONNECT_TIMEOUT_S,
+        "password": address.password.encode(),  # a text it would encode as Latin-1, and fail with what is not
+        "connect_timeout": mysql.CONNECT_TIMEOUT_S,
         "read_timeout": read_timeout_s,
         "write_timeout": read_timeout_s,
         "init_command": "SET SESSION " + ", ".join(f"{name} = {value}" for name, value in session.items()),
-        **({"ssl": {"ca": options.get("ssl_ca")}} if encrypted else {"ssl_disabled": True}),
+        **address.tls_arguments(),
     }
-    url = url.set(drivername="mysql+pymysql", query={})
-    engine = sa.create_engine(url, connect_args=arguments, **POOL)
+    engine = sa.create_engine(_url("mysql+pymysql", url, address.port), connect_args=arguments, **POOL)
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
@@ -129,24 +119,23 @@ def _mysql(url: sa.URL, read_timeout_s: int) -> sa.Engine:
     return engine
 
 
-def _postgresql(url: sa.URL) -> sa.Engine:
-    options = _checked_options(url, ("sslmode", "sslrootcert", "schema"))
+def _postgresql(url: urls.ServerUrl) -> sa.Engine:
+    address, schema = postgres.Address.of(url), url.options.get("schema")
     session = {
         "lock_timeout": f"{BUSY_TIMEOUT_S}s",
         "idle_in_transaction_session_timeout": f"{IDLE_S}s",
-        **({"search_path": _escaped(options.pop("schema"))} if "schema" in options else {}),
+        **({"search_path": _escaped(schema)} if schema else {}),  # else as the server has it for this user
     }
     arguments = {
         "application_name": "audience",
         "client_encoding": "utf8",
-        "connect_timeout": CONNECT_TIMEOUT_S,
-        "keepalives_idle": CONNECT_TIMEOUT_S,
+        "connect_timeout": postgres.CONNECT_TIMEOUT_S,
+        "keepalives_idle": postgres.CONNECT_TIMEOUT_S,
         "tcp_user_timeout": 1000 * READ_TIMEOUT_S,
         "options": " ".join(f"-c {name}={value}" for name, value in session.items()),
-        **options,
+        **address.tls,
     }
-    url = url.set(drivername="postgresql+psycopg", query={})
-    engine = sa.create_engine(url, connect_args=arguments, **POOL)
+    engine = sa.create_engine(_url("postgresql+psycopg", url, address.port), connect_args=arguments, **POOL)
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
@@ -155,16 +144,13 @@ def _postgresql(url: sa.URL) -> sa.Engine:
     return engine
 
 
+def _url(driver: str, url: urls.ServerUrl, port: int) -> sa.URL:
+    return sa.URL.create(driver, url.user or None, url.password, url.host, port, url.database)
+
+
 def _escaped(schema: str) -> str:
-    """One name in a search path, as an option of a connection has it."""
-    return re.sub(r"([\\ ])", r"\\\1", '"' + schema.replace('"', '""') + '"')
-
-
-def _checked_options(url: sa.URL, known: tuple[str, ...]) -> dict[str, str]:
-    unknown = [name for name in url.query if name not in known]
-    if unknown:
-        raise BadInput(f"AUDIENCE_STORE_URL has the unknown option {unknown[0]!r}; known: {', '.join(known)}")
-    return {name: str(value) for name, value in url.query.items()}
+    """Returns one name in a search path, as an option of a connection has it."""
+    return re.sub(r"([\\ ])", r"\\\1", postgres.quoted(schema))
 
 
 # turns
@@ -211,29 +197,13 @@ def migrating(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def shown(url: sa.URL) -> str:
-    """For messages: no password, no user."""
-    return f"{url.host}:{url.port or PORTS[_family(url)]}/{url.database}" if url.host else str(url.database)
-
-
-def _family(url: sa.URL) -> str:
-    return FAMILIES[url.get_backend_name()]
+    """Returns what messages show of it: no password, no user."""
+    return urls.place(url.host, url.port, url.database or "") if url.host else str(url.database)
 
 
 def same_place(url: str, other: str) -> bool:
     """Whether two URLs mean the same schema of the same server, as far as their text tells."""
-    try:
-        return _place(sa.make_url(url)) == _place(sa.make_url(other)) is not None
-    except (sa.exc.ArgumentError, ValueError):
-        return False
-
-
-def _place(url: sa.URL) -> tuple[object, ...] | None:
-    family = FAMILIES.get(url.get_backend_name())
-    if family not in PORTS or not url.host:
-        return None
-    host = "127.0.0.1" if url.host.lower() in ("localhost", "::1") else url.host.lower()
-    schema = url.query.get("schema", "public") if family == "postgresql" else ""
-    return (family, host, url.port or PORTS[family], url.database, schema)
+    return urls.location(url, PORTS) == urls.location(other, PORTS) is not None
 
 
 @contextmanager
@@ -251,14 +221,14 @@ def mapped_errors(engine: sa.Engine) -> Iterator[None]:
 
 def _as_ours(error: sa.exc.DBAPIError, where: str) -> AudienceError:
     code, reason = _said(error.orig)
-    if code in MISSING:
+    if code == mysql.NO_DATABASE or code in postgres.NO_DATABASE:
         return NotFound(f"our own records cannot be in {where}: {reason}. Make it, or mend AUDIENCE_STORE_URL")
-    if code.startswith(REFUSED):
+    if code in mysql.REFUSED or str(code).startswith(postgres.REFUSED):
         return BadInput(
             f"our own records in {where} cannot be used: {reason}. Mend the user or the password in "
             "AUDIENCE_STORE_URL, or grant that user everything in it"
         )
-    if code == TOO_LARGE:
+    if code == mysql.TOO_LARGE:
         return BadInput(f"our own records in {where} cannot take it: {reason}. Raise max_allowed_packet of the server")
     if isinstance(error, sa.exc.DataError):
         return BadInput(f"our own records in {where} cannot take it: {reason}")
@@ -268,14 +238,13 @@ def _as_ours(error: sa.exc.DBAPIError, where: str) -> AudienceError:
     return BadInput(f"{where} does not hold our own records: {reason}")
 
 
-def _said(error: BaseException | None) -> tuple[str, str]:
-    """(MariaDB's number or the SQLSTATE, what the server said)."""
-    arguments: tuple[Any, ...] = error.args if error else ()
-    if len(arguments) > 1 and isinstance(arguments[0], int):
-        return str(arguments[0]), str(arguments[1]) or type(error).__name__
-    text = str(error).strip()
+def _said(error: BaseException | None) -> tuple[int | str | None, str]:
+    """Returns (MariaDB's number or the SQLSTATE, what the server said)."""
+    if error is None:
+        return None, "no reason is known"
+    if error.args and isinstance(error.args[0], int):
+        return mysql.said(error)
+    reason = postgres.first_line(error)
     if name := getattr(error, "sqlite_errorname", None):
-        text = f"{text} ({name})"  # "disk I/O error" is a dozen different ones
-    code = getattr(error, "sqlstate", None)
-    found = (code for pattern, code in SAID_ON_CONNECTING.items() if re.search(pattern, text))
-    return code or next(found, ""), text.splitlines()[0] if text else type(error).__name__
+        return None, f"{reason} ({name})"  # "disk I/O error" is a dozen different ones
+    return postgres.state_of(getattr(error, "sqlstate", None), reason), reason

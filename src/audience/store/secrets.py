@@ -2,10 +2,10 @@
 
 import os
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
 
 from cryptography.fernet import Fernet, InvalidToken
 
+from audience.databases.urls import password_of, with_password, without_password
 from audience.errors import BadInput, Elsewhere
 
 ENVIRONMENT = "env:"
@@ -14,23 +14,24 @@ KEY_FILE = "secret.key"
 
 
 class Secrets:
-    """Seals and reveals. The key comes from the settings, or from a file that is made, readable by its owner only,
-    when the first secret is sealed."""
+    """Seals and reveals secrets. The key comes from the settings, or from a file that is made, readable by its owner
+    only, when the first secret is sealed."""
 
     def __init__(self, home: Path, key: str | None = None) -> None:
         self._home = home
         self._key = key
 
     def separated(self, url: str) -> tuple[str, str | None]:
-        """(the URL without its password, the password sealed); a URL without one stays as it is."""
+        """Returns (the URL without its password, the password sealed); what has no password stays as it is. Refuses a
+        URL that cannot be read: it would be saved with its password."""
         password = password_of(url)
         if password is None:
             return url, None
         return without_password(url), self.seal(password)
 
     def joined(self, url: str, secret: str | None) -> str:
-        """The URL as a driver wants it. Never shown, logged or stored."""
-        return url if secret is None else _with_password(url, self.reveal(secret))
+        """Returns the URL as a driver wants it. Never shown, logged or stored."""
+        return url if secret is None else with_password(url, self.reveal(secret))
 
     def seal(self, value: str) -> str:
         return SEALED + self._fernet(make=True).encrypt(value.encode()).decode()
@@ -62,25 +63,3 @@ class Secrets:
             return Fernet(key)
         except ValueError:
             raise BadInput("the secret key is not a Fernet key (32 bytes, url-safe base64)") from None
-
-
-def password_of(url: str) -> str | None:
-    if "://" not in url:
-        return None
-    try:
-        password = urlsplit(url).password
-    except ValueError:
-        raise BadInput("the URL cannot be read: special characters in a password are written as %XX") from None
-    return None if password is None else unquote(password)
-
-
-def without_password(url: str) -> str:
-    return _with_password(url, None) if "://" in url else url
-
-
-def _with_password(url: str, password: str | None) -> str:
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    user = parts.username or ""
-    credentials = user if password is None else f"{user}:{quote(password, safe='')}"
-    return parts._replace(netloc=f"{credentials}@{host}" if credentials else host).geturl()

@@ -79,6 +79,19 @@ class PublishedVersions:
     previous: int = 0
     indexes: tuple[str, ...] = ()
 
+    def followed_by(self, version: int, begun: Iterable[str] = ()) -> "PublishedVersions":
+        """Returns what is published after a version of the indexes `begun` was swapped in."""
+        return PublishedVersions(version, self.version, tuple(dict.fromkeys([*self.indexes, *begun])))
+
+    def rolled_back(self, version: int) -> "PublishedVersions | None":
+        """Returns what is published after this version was brought back; None where it is there already: a second
+        attempt must not exchange the two again. Raises Conflict for any version but the former one."""
+        if self.version == version:
+            return None
+        if self.previous != version or not version:
+            raise never_published(self.previous)
+        return self.followed_by(version)
+
 
 class Publisher(Protocol):
     """The tables of one publication in its target: of each index what is published, and what was before. The truth of

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
+from audience.databases.urls import is_path
 from audience.errors import BadInput
 from audience.tables.base import Source, SourceSpec, Target
 from audience.tables.files.kind import FILES
@@ -120,6 +121,7 @@ def _named(url: str, what: str) -> tuple[tuple[Kind, ...], str]:
     if not kinds:
         known = ", ".join(f"{name} ({example})" for name, example in EXAMPLES.items())
         raise BadInput(f"a {what} cannot be opened with {scheme}://; known are plain paths and {known}")
+    is_path(url)  # refuses what would be taken for a path and shown, but is a mistyped URL with a password
     kinds[0].check_installed()
     return kinds, url if kinds[0].is_server or not match else _path_of(url, scheme)
 

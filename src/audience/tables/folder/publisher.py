@@ -2,7 +2,7 @@
 
     published/<name>/publication.json                        which version is published, and which was before
     published/<name>/version-<number>/published_<index>.parquet
-    published/<name>/.writing-<fence>/                       the next version, of the newest attempt; see folder_fence
+    published/<name>/.writing-<fence>/                       the next version, of the newest attempt; see `fence`
 
 The folder of an attempt is renamed to its version when it is whole, which no older attempt can do; then the new
 `publication.json` is renamed into place. Where a process died in between, the next attempt finds the version there.
@@ -14,13 +14,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audience.errors import Conflict
-from audience.tables.files.parquet import opened, rows_per_batch
 from audience.tables.folder.fence import present_fence, raise_fence, removed, writing_folder
+from audience.tables.folder.merge import Merge
 from audience.tables.folder.parquet import batches_of, mapped_errors, temporary_name, to_disk
 from audience.tables.publications import (
     PUBLISHED_SCHEMA,
@@ -32,7 +31,6 @@ from audience.tables.publications import (
     overtaken,
 )
 
-PAIR = ["subject", "panel"]
 VERSION = re.compile(r"version-(\d{6,})")
 
 
@@ -47,6 +45,13 @@ class Pointer:
     former: int = 0
     indexes: tuple[str, ...] = ()
 
+    @property
+    def versions(self) -> PublishedVersions:
+        return PublishedVersions(self.version, self.former, self.indexes)
+
+    def turned_to(self, versions: PublishedVersions) -> "Pointer":
+        return replace(self, version=versions.version, former=versions.previous, indexes=versions.indexes)
+
 
 class FolderPublisher:
     """One publication's files."""
@@ -58,17 +63,13 @@ class FolderPublisher:
     def versions(self) -> PublishedVersions:
         pointer = self._pointer()
         mine = pointer is not None and pointer.publication == self.publication and pointer.state == "open"
-        return (
-            PublishedVersions(pointer.version, pointer.former, pointer.indexes)
-            if pointer and mine
-            else PublishedVersions()
-        )
+        return pointer.versions if pointer and mine else PublishedVersions()
 
     def begin(self, publishing: Publishing, indexes: Sequence[str]) -> PublishedVersions:
         with mapped_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         pointer = self._admit(publishing.fence)
-        return PublishedVersions(pointer.version, pointer.former, pointer.indexes)
+        return pointer.versions
 
     def merge(self, publishing: Publishing, index: str, rows: Iterable[pa.RecordBatch]) -> list[Change]:
         aside = self._aside(publishing.fence)
@@ -114,12 +115,9 @@ class FolderPublisher:
         if self._pointer() is None:
             raise never_published(0)
         pointer = self._admit(fence)
-        if pointer.version == version:
-            return
-        if pointer.former != version:
-            raise never_published(pointer.former)
-        self._write(replace(pointer, version=version, former=pointer.version))
-        removed(self._aside(fence))
+        if versions := pointer.versions.rolled_back(version):
+            self._write(pointer.turned_to(versions))
+            removed(self._aside(fence))
 
     def published(self, index: str) -> Iterator[pa.RecordBatch]:
         file = self._file(self.versions().version, index)
@@ -200,104 +198,3 @@ class FolderPublisher:
 
     def _file(self, version: int, index: str) -> Path:
         return self._version(version) / f"published_{index}.parquet"
-
-
-@dataclass(frozen=True)
-class Merge:
-    """New rows and old ones. Keys alone decide which stay, and are all that is in memory; the rows pass by in batches.
-    Whatever has the column `row` says by it where a row is in its file."""
-
-    old_file: Path
-    new_file: Path
-    publishing: Publishing
-
-    def write(self, following: Path) -> list[Change]:
-        """Writes the next version; what changes, without the name of the index."""
-        before = self._keys(self.old_file).select("row", *PAIR, "conflict").collect()
-        old = before.clear() if self.publishing.replace else before
-        winners = self._winners()
-        staying = _unopposed(old, winners)
-        with pq.ParquetWriter(following, PUBLISHED_SCHEMA, compression="zstd") as writer:
-            for batch in self._new_rows(winners, old):
-                writer.write_batch(batch)
-            for frame in _picked(self.old_file, staying.select("row")):
-                writer.write_batch(_published(frame))
-        return _changes(before, old, pl.concat([winners, staying], how="diagonal"))
-
-    def _keys(self, path: Path) -> pl.LazyFrame:
-        """With the conflict group of the panel, null where it is in none."""
-        if not path.exists():
-            nothing = pl.from_arrow(PUBLISHED_SCHEMA.empty_table())
-            assert isinstance(nothing, pl.DataFrame)
-            return nothing.with_row_index("row").with_columns(conflict=pl.lit(None, pl.String)).lazy()
-        conflict, groups = pl.lit(None, pl.String), self.publishing.conflicts
-        if groups:
-            conflict = pl.col("panel").replace_strict(groups, default=None, return_dtype=pl.String)
-        return _scan(path).with_columns(conflict=conflict)
-
-    def _winners(self) -> pl.DataFrame:
-        """The new rows that count, in their order."""
-        newest = pl.col("n") == pl.col("n").max().over(PAIR)
-        last = pl.col("run") == pl.col("run").max().over("subject", "conflict")
-        keys = self._keys(self.new_file).select("row", *PAIR, "conflict", "run", "n")
-        winners = keys.filter(newest & (pl.col("conflict").is_null() | last))
-        return winners.select("row", *PAIR, "conflict").sort("row").collect()
-
-    def _new_rows(self, winners: pl.DataFrame, old: pl.DataFrame) -> Iterator[pa.RecordBatch]:
-        p = self.publishing
-        kept = winners.lazy().select("row", *PAIR)
-        if len(old):
-            kept = kept.join(_scan(self.old_file).select(*PAIR, "published_at"), on=PAIR, how="left")
-        else:
-            kept = kept.with_columns(published_at=pl.lit(None, pl.Datetime("us")))
-        times = kept.select("row", pl.col("published_at").fill_null(pl.lit(p.at, pl.Datetime("us")))).sort("row")
-        for frame in _picked(self.new_file, times.collect()):
-            yield _published(frame.with_columns(version=pl.lit(p.version, pl.Int64)))
-
-
-def _unopposed(old: pl.DataFrame, winners: pl.DataFrame) -> pl.DataFrame:
-    """Old rows that no new one stands against, in their order."""
-    contested = winners.filter(pl.col("conflict").is_not_null()).select("subject", "conflict").unique()
-    staying = old.join(winners.select(PAIR), on=PAIR, how="anti")
-    return staying.join(contested, on=["subject", "conflict"], how="anti").sort("row")
-
-
-def _changes(before: pl.DataFrame, old: pl.DataFrame, after: pl.DataFrame) -> list[Change]:
-    """`old`: what of `before` may be kept."""
-    fresh = after.join(old, on=PAIR, how="anti")
-    contested = old.filter(pl.col("conflict").is_not_null()).select("subject", "conflict").unique()
-    parts = {
-        "added": fresh.join(contested, on=["subject", "conflict"], how="anti"),
-        "changed": fresh.join(contested, on=["subject", "conflict"], how="semi"),
-        "kept": after.join(old, on=PAIR, how="semi"),
-        "dropped": before if len(old) < len(before) else before.join(after, on=PAIR, how="anti"),
-    }
-    fates = pl.concat([part.select("panel", fate=pl.lit(fate)) for fate, part in parts.items()])
-    counts = [(pl.col("fate") == fate).sum().cast(pl.Int64) for fate in parts]
-    counted = fates.group_by("panel").agg(**dict(zip(parts, counts, strict=True))).sort("panel")
-    return [Change("", **row) for row in counted.iter_rows(named=True)]
-
-
-def _picked(path: Path, rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """The rows of a file that `rows`, sorted, names, with its other columns; batch by batch."""
-    if not len(rows):
-        return
-    start = 0
-    with opened(path) as file:
-        size = rows_per_batch(file.metadata, range(file.num_row_groups), file.schema_arrow.names)
-        for batch in file.iter_batches(size):
-            first, end = (int(rows["row"].search_sorted(place)) for place in (start, start + len(batch)))
-            frame = pl.from_arrow(batch)
-            assert isinstance(frame, pl.DataFrame)
-            chosen = rows[first:end]
-            yield frame[(chosen["row"] - start).cast(pl.Int64)].with_columns(chosen.drop("row"))
-            start += len(batch)
-
-
-def _published(frame: pl.DataFrame) -> pa.RecordBatch:
-    table = frame.select(PUBLISHED_SCHEMA.names).to_arrow().cast(PUBLISHED_SCHEMA).combine_chunks()
-    return next(iter(table.to_batches()), pa.RecordBatch.from_pylist([], PUBLISHED_SCHEMA))
-
-
-def _scan(path: Path) -> pl.LazyFrame:
-    return pl.scan_parquet(path, glob=False, hive_partitioning=False, row_index_name="row")

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
+from audience.databases.mysql import quoted
 from audience.errors import AudienceError
 from audience.tables.findings import Finding, check_clock, judged
 from audience.tables.mysql.load import NO_LOCAL_FILES, STREAM, LoadingConnection
-from audience.tables.mysql.schema import OURS
-from audience.tables.mysql.server import MysqlServer, quoted
+from audience.tables.mysql.server import MysqlServer
+from audience.tables.sql.schema import OURS
 
 FOR_PUBLICATIONS = ("ALTER", "DROP")
 PACKET_BYTES = 16 * 2**20

@@ -1,6 +1,7 @@
 """Rows into a table of a MariaDB or MySQL server: LOAD DATA LOCAL from memory, or INSERT where that is forbidden."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -8,9 +9,9 @@ import pyarrow as pa
 from pymysql import err
 from pymysql.connections import Connection, MySQLResult
 
+from audience.databases.mysql import quoted
 from audience.errors import BadInput
-from audience.tables.mysql.schema import results_table
-from audience.tables.mysql.server import quoted
+from audience.tables.mysql.schema import DIALECT
 from audience.tables.result_rows import as_csv, by_group, refused_row, with_time_texts
 
 STREAM = "audience"
@@ -89,7 +90,7 @@ class Loader:
     def load(self, batch: pa.RecordBatch) -> int:
         """The number of rows, all of which are in their tables."""
         for group, frame in by_group(batch):
-            self.load_frame(results_table(group), frame)
+            self.load_frame(DIALECT.results_table(group), frame)
         return len(batch)
 
     def load_frame(self, table: str, frame: pl.DataFrame) -> None:
@@ -154,7 +155,7 @@ class Loader:
         if largest is not None and sizes[largest] + ROOM_BYTES > self.packet_bytes:
             raise refused_row(frame, largest, table, self._too_large(sizes[largest]))
 
-    def check_mark(self, mark: tuple[Any, ...]) -> None:
+    def check_mark(self, mark: Sequence[Any]) -> None:
         """Before the server hangs up over a mark that is larger than its packets may be."""
         size = sum(len(value) for value in mark if isinstance(value, str | bytes)) * BYTES_PER_BYTE
         if size + ROOM_BYTES > self.packet_bytes:

@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+from audience.databases.mysql import quoted
 from audience.tables.mysql.schema import TEXT, TYPES
-from audience.tables.mysql.server import quoted
 from audience.tables.publications import PUBLISHED_SCHEMA, STAGED_SCHEMA, Change, Publishing
 from audience.tables.sql.publications import AT_FORMAT
 

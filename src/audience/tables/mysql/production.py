@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from audience.databases.mysql import quoted
 from audience.tables.base import PRODUCTION_COLUMNS, ConflictRules
-from audience.tables.mysql.schema import production_table, results_table
-from audience.tables.mysql.server import quoted
+from audience.tables.mysql.schema import DIALECT
 
 # Long texts cannot be keys here and are sorted by their beginning only, so that subjects, panels and ids are told
 # apart by 128 bits of SHA-256. A temporary table may stand in a statement once only.
@@ -67,8 +67,8 @@ def resolve_conflicts(cursor: Any, task: str, group: str, rules: ConflictRules) 
     subject = "source_author" if rules.by_author else "id"
     columns = [quoted(name) for name in PRODUCTION_COLUMNS if name != "posts"]
     names = {
-        "production": quoted(production_table(group)),
-        "results": quoted(results_table(group)),
+        "production": quoted(DIALECT.production_table(group)),
+        "results": quoted(DIALECT.results_table(group)),
         "columns": ", ".join(columns),
         "taken": ", ".join(f"r.{column}" for column in columns),
         "subject": subject,

@@ -19,11 +19,12 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from audience.databases.mysql import quoted
 from audience.errors import BadInput, NotFound
 from audience.tables.batches import BATCH_BYTES, rebatched
 from audience.tables.mysql.merge import COLUMNS, incoming_columns, merge, published_columns
-from audience.tables.mysql.schema import comment_of, create, create_new, not_ours
-from audience.tables.mysql.server import MysqlServer, plain_values, quoted
+from audience.tables.mysql.schema import comment_of, create, create_new
+from audience.tables.mysql.server import MysqlServer, plain_values
 from audience.tables.publications import (
     PUBLISHED_SCHEMA,
     Change,
@@ -35,14 +36,19 @@ from audience.tables.publications import (
 from audience.tables.result_rows import batch_of
 from audience.tables.sql.publications import (
     PUBLICATIONS,
+    Moves,
+    Row,
     as_json,
+    exchanged,
     following,
     from_json,
     incoming,
     present,
     previous,
+    swapped_in,
     taken,
 )
+from audience.tables.sql.schema import not_ours
 
 COMMENT = "Audience, publication "
 DECLARED = (
@@ -61,7 +67,6 @@ SETTINGS = (
 NO_SUCH_TABLE = 1146
 FIRST_PIECE_ROWS = 256
 PIECE_ROWS = 8_192
-Moves = Sequence[tuple[str, str]]
 
 
 class MysqlPublisher:
@@ -100,27 +105,26 @@ class MysqlPublisher:
             cursor.execute(FIRST, (self.publication, self.name))
         with self.server.transaction() as connection, connection.cursor() as cursor:
             cursor.execute(LOCK)  # all of them: two publications do not begin the same index
-            rows = {publication: others for publication, *others in cursor.fetchall()}
-            _, known, present_state, _ = rows.pop(self.publication)
-            if known > fence or present_state not in ("open", state):
-                raise overtaken()
+            rows = {
+                name: Row(name, title, known, kept, begun=from_json(begun))
+                for name, title, known, kept, begun in cursor.fetchall()
+            }
+            row = rows.pop(self.publication)
+            row.check_admits(fence, state)
+            row.refuse_taken(rows.values(), indexes)
             self._refuse_foreign(cursor, fence, rows, indexes)
             cursor.execute(ADMIT, (fence, as_json(indexes), state, self.publication))
         with self.server.writing() as connection, connection.cursor() as cursor:
             self._remove_aside(cursor)
             return self._versions(cursor)
 
-    def _refuse_foreign(self, cursor: Any, fence: int, others: dict[str, list[Any]], indexes: Sequence[str]) -> None:
-        for name, _, state, begun in others.values():
-            theirs = {index.lower() for index in from_json(begun)} if state == "open" else ()
-            if twice := [index for index in indexes if index.lower() in theirs]:
-                raise taken(twice[0], name)
+    def _refuse_foreign(self, cursor: Any, fence: int, others: dict[str, Row], indexes: Sequence[str]) -> None:
         for index in indexes:
             for table in (present(index), previous(index), *_aside(index, fence)):
                 comment = comment_of(cursor, table)
                 if comment is not None and comment != self.comment:
                     owner = others.get(comment.removeprefix(COMMENT))
-                    raise taken(index, owner[0]) if owner else not_ours(table, comment)
+                    raise taken(index, owner.name) if owner else not_ours(table, comment)
 
     def merge(self, publishing: Publishing, index: str, rows: Iterable[pa.RecordBatch]) -> list[Change]:
         from audience.tables.mysql.load import Loader, LoadingConnection
@@ -153,12 +157,10 @@ class MysqlPublisher:
                 for index in begun
                 for move in (
                     (previous(index), f"{previous(index)}{fence}"),
-                    (present(index), previous(index)),
-                    (_aside(index, fence)[1], present(index)),
+                    *swapped_in(index, _aside(index, fence)[1]),
                 )
             ]
-            indexes = tuple(dict.fromkeys([*versions.indexes, *begun]))
-            self._turn(cursor, fence, PublishedVersions(publishing.version, versions.version, indexes), moves)
+            self._turn(cursor, fence, versions.followed_by(publishing.version, begun), moves)
 
     def _turn(self, cursor: Any, fence: int, versions: PublishedVersions, moves: Moves) -> None:
         """Renames tables, and with them the one that tells the version."""
@@ -180,25 +182,15 @@ class MysqlPublisher:
     def roll_back(self, fence: int, version: int) -> None:
         if not self._exists():
             raise never_published(0)
-        versions = self._admit(fence)
-        if versions.version == version:
+        versions = self._admit(fence).rolled_back(version)
+        if versions is None:
             return
-        if versions.previous != version:
-            raise never_published(versions.previous)
-        moves = [
-            move
-            for index in versions.indexes
-            for move in (
-                (present(index), _aside(index, fence)[1]),
-                (previous(index), present(index)),
-                (_aside(index, fence)[1], previous(index)),
-            )
-        ]
+        moves = [move for index in versions.indexes for move in exchanged(index, _aside(index, fence)[1])]
         with self._step(fence) as cursor:
-            self._turn(cursor, fence, PublishedVersions(version, versions.version, versions.indexes), moves)
+            self._turn(cursor, fence, versions, moves)
 
     def published(self, index: str) -> Iterator[pa.RecordBatch]:
-        """Piece after piece, so that who is slow to read does not keep a version from being published."""
+        """Reads piece after piece, so that who is slow to read does not keep a version from being published."""
         versions = self.versions()
         last, limit = 0, FIRST_PIECE_ROWS
         while index in versions.indexes and (rows := self._piece(index, versions.version, last, limit)):
@@ -208,7 +200,8 @@ class MysqlPublisher:
             limit = max(1, min(PIECE_ROWS, len(rows) * BATCH_BYTES // max(batch.nbytes, 1)))
 
     def _piece(self, index: str, version: int, last: int, limit: int) -> Sequence[Sequence[Any]]:
-        """Rows of this version, wherever it is now. While a transaction has read the pointer, no table is renamed."""
+        """Returns rows of this version, wherever it is now. While a transaction has read the pointer, no table is
+        renamed."""
         with self.server.transaction(conv=plain_values()) as connection, connection.cursor() as cursor:
             versions = self._versions(cursor)
             if version not in (versions.version, versions.previous):
@@ -233,7 +226,8 @@ class MysqlPublisher:
 
     @contextlib.contextmanager
     def _step(self, fence: int, **options: Any) -> Iterator[Any]:
-        """A cursor for this attempt, if it is still the newest. One that was overtaken may find its tables gone."""
+        """Opens a cursor for this attempt, if it is still the newest. One that was overtaken may find its tables
+        gone."""
         from pymysql.err import MySQLError
 
         with self.server.writing(**options) as connection, connection.cursor() as cursor:
@@ -252,12 +246,12 @@ class MysqlPublisher:
             raise overtaken()
 
     def _begun(self, cursor: Any) -> tuple[str, ...]:
-        """The indexes of the newest attempt."""
+        """Returns the indexes of the newest attempt."""
         sql = f"SELECT begun FROM {PUBLICATIONS} WHERE publication = %s"
         return from_json(_rows(cursor, sql, (self.publication,))[0][0])
 
     def _create(self, cursor: Any, fence: int, tables: dict[str, str]) -> None:
-        """Tables of this attempt, which stay only if nobody overtook it meanwhile and has cleaned up already."""
+        """Creates tables of this attempt; they stay only if nobody overtook it meanwhile and has cleaned up already."""
         for table, declared in tables.items():
             create_new(cursor, table, declared, self.comment)
         try:
@@ -267,24 +261,24 @@ class MysqlPublisher:
             raise
 
     def _tables(self, cursor: Any) -> set[str]:
-        """All that are this publication's."""
+        """Returns the names of all that are this publication's."""
         sql = "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() AND table_comment = %s"
         return {name for (name,) in _rows(cursor, sql, (self.comment,))}
 
     def _remove_aside(self, cursor: Any) -> None:
-        """What neither is published nor was before; first the pointers, without which nobody can rename anything."""
+        """Removes what neither is published nor was before. First the pointers: without one nobody can rename."""
         indexes = self._versions(cursor).indexes
         ours = {self.pointer, *map(present, indexes), *map(previous, indexes)}
         _drop(cursor, sorted(self._tables(cursor) - ours))
 
 
 def _aside(index: str, fence: int) -> tuple[str, str]:
-    """(new rows, next version) of an attempt."""
+    """Returns the names of (new rows, next version) of an attempt."""
     return f"{incoming(index)}{fence}", f"{following(index)}{fence}"
 
 
 def _possible(tables: Iterable[str], moves: Moves) -> Iterator[tuple[str, str]]:
-    """Those, one after another, whose table is there."""
+    """Yields those, one after another, whose table is there."""
     there = set(tables)
     for name, to in moves:
         if name in there:
@@ -298,7 +292,7 @@ def _drop(cursor: Any, tables: Iterable[str]) -> None:
 
 
 def _rows(cursor: Any, sql: str, values: Sequence[Any] = ()) -> tuple[tuple[Any, ...], ...]:
-    """None where there is no such table."""
+    """Returns all rows; none where there is no such table."""
     from pymysql.err import ProgrammingError
 
     try:

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from audience.errors import BadInput, Conflict
+from audience.databases.mysql import quoted
+from audience.errors import BadInput
 from audience.tables.base import PRODUCTION_COLUMNS
-from audience.tables.mysql.server import quoted
 from audience.tables.result_rows import STORED
+from audience.tables.sql.dialect import Dialect
+from audience.tables.sql.schema import MARKS, OURS, PRODUCTION_KEY, RESULTS_KEY, TASKS, not_ours
 
-OURS = "Audience, layout 1"
-"""The comment of every table that we made: others are left alone. A change of layout counts it up."""
-TASKS, MARKS = "audience_task", "audience_partition"
 LONGEST_NAME = 64
 LONGEST_TASK = 100
 TYPES = {
@@ -29,18 +28,26 @@ TASK_TABLES = {
 }
 
 
-def results_table(group: str) -> str:
-    return _checked(f"results_{group}")
+class MysqlDialect(Dialect):
+    """Upserts that MariaDB and MySQL have."""
+
+    unless_there = "ON DUPLICATE KEY UPDATE fence = fence"
+    shared_lock = "LOCK IN SHARE MODE"  # MariaDB has no FOR SHARE
+    admitted = f"""
+INSERT INTO {TASKS} VALUES (%s, %s, 'open')
+ON DUPLICATE KEY UPDATE fence = IF(state = 'open' AND fence <= VALUES(fence), VALUES(fence), fence)
+"""
+    deleted = f"INSERT INTO {TASKS} VALUES (%s, 0, 'deleted') ON DUPLICATE KEY UPDATE state = 'deleted'"
+
+    def checked(self, name: str) -> str:
+        if len(name) > LONGEST_NAME:
+            raise BadInput(
+                f"the table name {name} has {len(name)} characters, {LONGEST_NAME} at most: a shorter group?"
+            )
+        return name
 
 
-def production_table(group: str) -> str:
-    return _checked(f"production_{group}")
-
-
-def _checked(name: str) -> str:
-    if len(name) > LONGEST_NAME:
-        raise BadInput(f"the table name {name} has {len(name)} characters, {LONGEST_NAME} at most: a shorter group?")
-    return name
+DIALECT = MysqlDialect(quoted)
 
 
 def create_task_tables(cursor: Any) -> None:
@@ -49,9 +56,9 @@ def create_task_tables(cursor: Any) -> None:
 
 
 def create_group_tables(cursor: Any, group: str) -> None:
-    """The results last: by that table a group is found."""
-    create(cursor, production_table(group), _declared((*PRODUCTION_COLUMNS, "n"), ("task_id", "n")))
-    create(cursor, results_table(group), _declared(STORED, ("task_id", "partition", "n")))
+    """Creates the table of results last: by that one a group is found."""
+    create(cursor, DIALECT.production_table(group), _declared((*PRODUCTION_COLUMNS, "n"), PRODUCTION_KEY))
+    create(cursor, DIALECT.results_table(group), _declared(STORED, RESULTS_KEY))
 
 
 def is_prepared(cursor: Any) -> bool:
@@ -59,7 +66,7 @@ def is_prepared(cursor: Any) -> bool:
 
 
 def groups_of(cursor: Any) -> list[str]:
-    """The groups that have a table here."""
+    """Returns the groups that have a table of ours here."""
     cursor.execute(
         "SELECT SUBSTR(table_name, 9) FROM information_schema.tables WHERE table_schema = DATABASE() "
         "AND LEFT(table_name, 8) = 'results_' AND table_comment = %s ORDER BY 1",
@@ -82,18 +89,13 @@ def create(cursor: Any, name: str, declared: str) -> None:
 
 
 def create_new(cursor: Any, name: str, declared: str, comment: str) -> None:
-    """Unless it is there. `comment` says whose it is."""
+    """Creates a table unless it is there. `comment` says whose it is."""
     options = f"ENGINE = InnoDB, ROW_FORMAT = DYNAMIC, DEFAULT CHARSET = utf8mb4, COLLATE = {_collation(cursor)}"
     cursor.execute(f"CREATE TABLE IF NOT EXISTS {quoted(name)} ({declared}) {options}, COMMENT = %s", (comment,))
 
 
-def not_ours(name: str, comment: str | None) -> Conflict:
-    other = "made by another version of Audience" if str(comment).startswith("Audience") else "not Audience's"
-    return Conflict(f"the table {name} is there already and is {other}: name the group or target otherwise")
-
-
 def comment_of(cursor: Any, name: str) -> str | None:
-    """None: there is no such table."""
+    """Returns the comment of a table; None where there is no such table."""
     cursor.execute(
         "SELECT table_comment FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = %s",
         (name,),
@@ -103,6 +105,6 @@ def comment_of(cursor: Any, name: str) -> str | None:
 
 
 def _collation(cursor: Any) -> str:
-    """By code point, without padding: `a`, `a ` and `A` are three."""
+    """Returns the collation that compares by code point, without padding: `a`, `a ` and `A` are three."""
     cursor.execute("SELECT VERSION()")
     return "utf8mb4_nopad_bin" if "mariadb" in str(cursor.fetchone()[0]).lower() else "utf8mb4_0900_bin"

@@ -11,10 +11,11 @@ from urllib.parse import quote, urlencode
 
 import pyarrow as pa
 
+from audience.databases.mysql import CONNECT_TIMEOUT_S, quoted
 from audience.errors import BadInput
 from audience.tables.base import Partition, Selection, SourceSpec
 from audience.tables.batches import NOT_A_TIME, fetched, rebatched
-from audience.tables.mysql.server import CONNECT_TIMEOUT_S, MysqlServer, quoted
+from audience.tables.mysql.server import MysqlServer
 from audience.tables.sql.read_timeout import read_timeout
 from audience.tables.sql.slices import Bounds, Column
 from audience.tables.sql.source import Index, Rows, ServerSource

@@ -4,9 +4,10 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+from audience.databases.postgres import quoted
 from audience.errors import AudienceError, NotFound
 from audience.tables.findings import Finding, check_clock, judged
-from audience.tables.postgres.server import PostgresServer, quoted
+from audience.tables.postgres.server import PostgresServer
 
 RIGHTS = "USAGE and CREATE on the schema"
 

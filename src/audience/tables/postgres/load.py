@@ -4,17 +4,35 @@ from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 
-from audience.tables.postgres.server import quoted
-from audience.tables.result_rows import as_csv, holding, refused_row
+from audience.databases.postgres import listed, quoted
+from audience.tables.postgres.schema import DIALECT
+from audience.tables.result_rows import as_csv, by_group, holding, refused_row
 
 PIECE_BYTES = 2**18
 NUL = "\0"
 DATA_REFUSED = ("22", "23")
 
 
+class Loader:
+    """Loads the rows of one transaction."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def load(self, batch: pa.RecordBatch) -> int:
+        """Returns the number of rows, all of which are in their tables."""
+        for group, frame in by_group(batch):
+            load(self._connection, DIALECT.results_table(group), frame)
+        return len(batch)
+
+    def check_mark(self, mark: Sequence[Any]) -> None:
+        """Refuses none: what is too large the server refuses by itself, and goes on."""
+
+
 def load(connection: Any, table: str, frame: pl.DataFrame) -> None:
-    """Raises BadInput with the row that cannot be stored."""
+    """Copies rows into a table. Raises BadInput with the row that cannot be stored."""
     from psycopg import Error
 
     _check_storable(table, frame)
@@ -39,7 +57,3 @@ def _check_storable(table: str, frame: pl.DataFrame) -> None:
     wrong = frame.select(holding(NUL).arg_true()).to_series()
     if len(wrong):
         raise refused_row(frame, wrong[0], table, "a text holds a NUL character, which PostgreSQL cannot store")
-
-
-def listed(names: Sequence[str]) -> str:
-    return ", ".join(quoted(name) for name in names)

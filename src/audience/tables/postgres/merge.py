@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from audience.tables.postgres.load import listed
+from audience.databases.postgres import listed
 from audience.tables.postgres.production import PLANNING
 from audience.tables.publications import CONTENT, PUBLISHED_SCHEMA, Change, Publishing
 

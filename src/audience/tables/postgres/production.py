@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from audience.databases.postgres import quoted
 from audience.tables.base import PRODUCTION_COLUMNS, ConflictRules
-from audience.tables.postgres.schema import production_table, results_table
-from audience.tables.postgres.server import quoted
+from audience.tables.postgres.schema import DIALECT
 
 # a new table has no statistics: a nested loop that looks cheap could take hours
 PLANNING = ("SET LOCAL enable_nestloop = off", "SET LOCAL work_mem = '64MB'")
@@ -31,9 +31,9 @@ WHERE j.name IS NULL OR 2 * j.posts > j.all_posts
 def resolve_conflicts(connection: Any, task: str, group: str, rules: ConflictRules) -> tuple[int, int]:
     """Makes the production rows of a task; (rows, distinct subjects)."""
     subject = "source_author" if rules.by_author else "id"
-    table = quoted(production_table(group))
+    table = quoted(DIALECT.production_table(group))
     columns = ", ".join(f"r.{quoted(name)}" for name in PRODUCTION_COLUMNS if name != "posts")
-    names = {"production": table, "results": quoted(results_table(group)), "subject": subject}
+    names = {"production": table, "results": quoted(DIALECT.results_table(group)), "subject": subject}
     for setting in PLANNING:
         connection.execute(setting)
     sql = SETTLE.format(columns=columns, **names).replace(f"({columns}", f"({columns.replace('r.', '')}")

@@ -9,18 +9,18 @@ Views, because what others build on a name here, views of their own and grants, 
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
+from audience.databases.postgres import listed, quoted
 from audience.errors import AudienceError, Conflict, NotFound
 from audience.tables.batches import rebatched
-from audience.tables.postgres.load import listed, load
+from audience.tables.postgres.load import load
 from audience.tables.postgres.merge import merge
-from audience.tables.postgres.schema import OURS, TEXT, TYPES, comment_of, create, not_ours
-from audience.tables.postgres.server import PostgresServer, quoted
+from audience.tables.postgres.schema import TEXT, TYPES, comment_of, create
+from audience.tables.postgres.server import PostgresServer
 from audience.tables.publications import (
     PUBLISHED_SCHEMA,
     STAGED_SCHEMA,
@@ -30,7 +30,8 @@ from audience.tables.publications import (
     never_published,
     overtaken,
 )
-from audience.tables.sql.publications import PUBLICATIONS, as_json, following, from_json, incoming, present, taken
+from audience.tables.sql.publications import FIRST, PUBLICATIONS, ROWS, TURN, Row, as_json, following, incoming, present
+from audience.tables.sql.schema import OURS, not_ours
 
 DECLARED = (
     f"publication {TEXT} PRIMARY KEY, name {TEXT} NOT NULL, fence bigint NOT NULL, state text NOT NULL, "
@@ -45,30 +46,13 @@ TYPE_OF = {
     "run": "bigint NOT NULL",
 }
 COLUMNS = listed(PUBLISHED_SCHEMA.names)
-FIRST = f"INSERT INTO {PUBLICATIONS} VALUES (%s, %s, 0, 'open', 0, 0, '[]', '[]') ON CONFLICT DO NOTHING"
-ROWS = f"SELECT publication, name, fence, state, version, former, indexes, begun FROM {PUBLICATIONS}"
 ADMIT = f"UPDATE {PUBLICATIONS} SET fence = %s, state = %s, begun = %s WHERE publication = %s"
 BEGUN = f"UPDATE {PUBLICATIONS} SET begun = %s WHERE publication = %s"
-TURN = f"UPDATE {PUBLICATIONS} SET version = %s, former = %s, indexes = %s, begun = '[]' WHERE publication = %s"
 END_HOLDERS = """
 SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
 WHERE relation IN (SELECT to_regclass(name) FROM unnest(%s::text[]) AS t (name))
     AND database = datid AND datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()
 """
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of `audience_publication`. `indexes`: those with a view; `begun`: those with tables aside."""
-
-    publication: str
-    name: str
-    fence: int
-    state: str
-    version: int
-    former: int
-    indexes: tuple[str, ...]
-    begun: tuple[str, ...]
 
 
 class PostgresPublisher:
@@ -82,11 +66,7 @@ class PostgresPublisher:
 
     def versions(self) -> PublishedVersions:
         row = self._known()
-        return (
-            PublishedVersions(row.version, row.former, row.indexes)
-            if row and row.state == "open"
-            else PublishedVersions()
-        )
+        return row.versions if row else PublishedVersions()
 
     def _known(self) -> Row | None:
         try:
@@ -100,8 +80,7 @@ class PostgresPublisher:
         return found[0] if found else None
 
     def begin(self, publishing: Publishing, indexes: Sequence[str]) -> PublishedVersions:
-        row = self._admit(publishing.fence, indexes, version=publishing.version)
-        return PublishedVersions(row.version, row.former, row.indexes)
+        return self._admit(publishing.fence, indexes, version=publishing.version).versions
 
     def _admit(self, fence: int, indexes: Sequence[str] = (), state: str = "open", version: int = 0) -> Row:
         """Refuses older fences from now on, then removes what they left aside. `version`: to be made of `indexes`."""
@@ -112,10 +91,10 @@ class PostgresPublisher:
         with self.server.transaction() as connection:
             rows = _rows(connection, f"{ROWS} ORDER BY publication FOR UPDATE")  # two do not begin the same index
             row = next(row for row in rows if row.publication == self.publication)
-            if row.fence > fence or row.state not in ("open", state):
-                raise overtaken()
+            row.check_admits(fence, state)
             indexes = indexes if version != row.version else ()
-            _refuse_foreign(connection, row, [other for other in rows if other is not row], indexes, version)
+            row.refuse_taken((other for other in rows if other is not row), indexes)
+            _refuse_foreign(connection, row, indexes, version)
             begun = tuple(dict.fromkeys([*row.begun, *indexes]))
             connection.execute(ADMIT, (fence, state, as_json(begun), self.publication))
         self._remove_aside(fence, begun, indexes)
@@ -162,8 +141,11 @@ class PostgresPublisher:
                 _rename(connection, made, _version(index, publishing.version))
                 _show(connection, index, publishing.version)
                 _drop(connection, _version(index, row.former), incoming(index))
-            indexes = as_json(dict.fromkeys([*row.indexes, *row.begun]))
-            connection.execute(TURN, (publishing.version, row.version, indexes, self.publication))
+            self._turn_to(connection, row.versions.followed_by(publishing.version, row.begun))
+
+    def _turn_to(self, connection: Any, versions: PublishedVersions) -> None:
+        values = (versions.version, versions.previous, as_json(versions.indexes), self.publication)
+        connection.execute(TURN, values)
 
     def discard(self, fence: int) -> None:
         if self._known():
@@ -172,15 +154,13 @@ class PostgresPublisher:
     def roll_back(self, fence: int, version: int) -> None:
         if not self._known():
             raise never_published(0)
-        row = self._admit(fence)
-        if row.version == version:
+        versions = self._admit(fence).versions.rolled_back(version)
+        if versions is None:
             return
-        if row.former != version:
-            raise never_published(row.former)
-        with self._step(fence) as (connection, row):
-            for index in row.indexes:
-                _show(connection, index, version, row.version)
-            connection.execute(TURN, (version, row.version, as_json(row.indexes), self.publication))
+        with self._step(fence) as (connection, _):
+            for index in versions.indexes:
+                _show(connection, index, version, versions.previous)
+            self._turn_to(connection, versions)
 
     def published(self, index: str) -> Iterator[pa.RecordBatch]:
         versions = self.versions()
@@ -205,7 +185,7 @@ class PostgresPublisher:
                 with _nothing_depends(present(index)):
                     connection.execute(f"DROP VIEW IF EXISTS {quoted(present(index))}")
                 _drop(connection, *_versions(row, index))
-            connection.execute(TURN, (0, 0, "[]", self.publication))
+            self._turn_to(connection, PublishedVersions())
 
     def where(self, index: str) -> str:
         return f"{self.url}, view {present(index)}"
@@ -225,20 +205,17 @@ class PostgresPublisher:
 
     def _checked(self, connection: Any, fence: int, lock: str = "") -> Row:
         row = self._row(connection, lock)
-        if row is None or (row.fence, row.state) != (fence, "open"):
+        if row is None:
             raise overtaken()
+        row.check_newest(fence)
         return row
 
 
 def _rows(connection: Any, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-    return [Row(*found[:6], *map(from_json, found[6:])) for found in connection.execute(sql, values)]
+    return [Row.read(found) for found in connection.execute(sql, values)]
 
 
-def _refuse_foreign(connection: Any, row: Row, others: Sequence[Row], indexes: Sequence[str], version: int) -> None:
-    for other in others:
-        theirs = {index.lower() for index in (*other.indexes, *other.begun)} if other.state == "open" else ()
-        if twice := [index for index in indexes if index.lower() in theirs]:
-            raise taken(twice[0], other.name)
+def _refuse_foreign(connection: Any, row: Row, indexes: Sequence[str], version: int) -> None:
     for index in indexes:
         own = {present(index), *_versions(row, index)} if index in row.indexes else set()
         own |= {incoming(index), following(index)} if index in row.begun else set()

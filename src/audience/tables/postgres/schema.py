@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from audience.errors import BadInput, Conflict
+from audience.databases.postgres import quoted
+from audience.errors import BadInput
 from audience.tables.base import PRODUCTION_COLUMNS
-from audience.tables.postgres.server import quoted
 from audience.tables.result_rows import STORED
+from audience.tables.sql.dialect import Dialect
+from audience.tables.sql.schema import MARKS, OURS, PRODUCTION_KEY, RESULTS_KEY, TASKS, not_ours
 
-OURS = "Audience, layout 1"
-"""The comment of every table that we made: others are left alone. A change of layout counts it up."""
-TASKS, MARKS = "audience_task", "audience_partition"
 LONGEST_NAME = 63
 TEXT = 'text COLLATE "C"'
 """By code point: `a`, `a ` and `A` are three, on every system."""
@@ -31,19 +30,19 @@ DDL_LOCK = 7_018_290_412_771_003
 """Any number that is not another program's: two of us do not create one table at once."""
 
 
-def results_table(group: str) -> str:
-    return _checked(f"results_{group}")
+class PostgresDialect(Dialect):
+    """A time comes as text from PostgreSQL itself: the driver's own form of it knows fewer years."""
+
+    text_of_time = "{}::text"
+
+    def checked(self, name: str) -> str:
+        """The server would cut a longer name without a word."""
+        if len(name.encode()) > LONGEST_NAME:
+            raise BadInput(f"the table name {name} has more than {LONGEST_NAME} bytes: a shorter group?")
+        return name
 
 
-def production_table(group: str) -> str:
-    return _checked(f"production_{group}")
-
-
-def _checked(name: str) -> str:
-    """The server would cut a longer name without a word."""
-    if len(name.encode()) > LONGEST_NAME:
-        raise BadInput(f"the table name {name} has more than {LONGEST_NAME} bytes: a shorter group?")
-    return name
+DIALECT = PostgresDialect(quoted)
 
 
 def create_task_tables(connection: Any) -> None:
@@ -52,9 +51,9 @@ def create_task_tables(connection: Any) -> None:
 
 
 def create_group_tables(connection: Any, group: str) -> None:
-    """The results last: by that table a group is found."""
-    create(connection, production_table(group), _declared((*PRODUCTION_COLUMNS, "n"), ("task_id", "n")))
-    create(connection, results_table(group), _declared(STORED, ("task_id", "partition", "n")))
+    """Creates the table of results last: by that one a group is found."""
+    create(connection, DIALECT.production_table(group), _declared((*PRODUCTION_COLUMNS, "n"), PRODUCTION_KEY))
+    create(connection, DIALECT.results_table(group), _declared(STORED, RESULTS_KEY))
 
 
 def is_prepared(connection: Any) -> bool:
@@ -62,7 +61,7 @@ def is_prepared(connection: Any) -> bool:
 
 
 def groups_of(connection: Any) -> list[str]:
-    """The groups that have a table here."""
+    """Returns the groups that have a table of ours here."""
     found = connection.execute(
         "SELECT substr(relname, 9) FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace "
         "WHERE nspname = current_schema() AND relname LIKE 'results\\_%%' AND obj_description(c.oid, 'pg_class') = %s",
@@ -88,13 +87,8 @@ def create(connection: Any, name: str, declared: str) -> None:
         raise not_ours(name, comment)
 
 
-def not_ours(name: str, comment: str | None) -> Conflict:
-    other = "made by another version of Audience" if str(comment).startswith("Audience") else "not Audience's"
-    return Conflict(f"the table {name} is there already and is {other}: name the group or target otherwise")
-
-
 def comment_of(connection: Any, name: str) -> str | None:
-    """None: there is no such table."""
+    """Returns the comment of a table; None where there is no such table."""
     found = connection.execute(
         "SELECT coalesce(obj_description(c.oid, 'pg_class'), '') FROM pg_class c "
         "JOIN pg_namespace s ON s.oid = c.relnamespace WHERE nspname = current_schema() AND relname = %s",

@@ -10,10 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from audience.databases.postgres import TOO_SLOW, quoted
 from audience.errors import NotFound
 from audience.tables.base import Partition, Selection, SourceSpec
 from audience.tables.batches import BATCH_BYTES, NOT_A_TIME, rebatched
-from audience.tables.postgres.server import TOO_SLOW, PostgresServer, quoted
+from audience.tables.postgres.server import PostgresServer
 from audience.tables.sql.read_timeout import read_timeout, sockets
 from audience.tables.sql.slices import Bounds, Column
 from audience.tables.sql.source import Index, Rows, ServerSource

@@ -1,26 +1,23 @@
-"""A SQLite file that we write to: connections, transactions, tables of our own, rows as batches."""
+"""A SQLite file that we write to: its connections and transactions."""
 
 import contextlib
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-import pyarrow as pa
-
 from audience.databases import wal
-from audience.databases.sqlite import BUSY_TIMEOUT_S, check_is_database, mapped_errors, quoted
-from audience.errors import BadInput, Conflict
+from audience.databases.sqlite import BUSY_TIMEOUT_S, check_is_database, mapped_errors
+from audience.errors import BadInput
 
 WAL_RETRY_S = 0.02
-SQL_TYPES = {pa.float64(): "REAL", pa.int64(): "INTEGER"}
 
 
 class SqliteFile:
-    """One writer of this process at a time; other processes wait for each other's locks."""
+    """Lets one writer of this process write at a time; other processes wait for each other's locks."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,7 +33,7 @@ class SqliteFile:
 
     @contextlib.contextmanager
     def session(self, *, new: bool = False) -> Iterator[sqlite3.Connection]:
-        """A connection; only a `new` one may make the file."""
+        """Opens a connection; only a `new` one may make the file."""
         where = f"file:{quote(str(self.path))}?mode={'rwc' if new else 'rw'}"
         with mapped_errors(self.path):
             db = sqlite3.connect(where, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
@@ -49,7 +46,7 @@ class SqliteFile:
 
     @contextlib.contextmanager
     def changing(self, *, new: bool = False) -> Iterator[sqlite3.Connection]:
-        """A connection that makes tables, each by itself."""
+        """Opens a connection that makes tables, each by itself."""
         with self._turn, self.session(new=new) as db:
             if new:
                 _use_wal(db)
@@ -57,7 +54,8 @@ class SqliteFile:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Everything or nothing."""
+        """Does everything or nothing. The write lock is taken first: a transaction that reads and then wants to write
+        is refused at once when somebody else has written meanwhile, however long it would wait."""
         with self._turn, self.session() as db:
             wal.checkpoint_if_large(self.path)
             db.execute("BEGIN IMMEDIATE")
@@ -73,7 +71,7 @@ class SqliteFile:
         if not self.path.exists():
             return False
         with self.session() as db:
-            return bool(columns_of(db, table))
+            return db.execute("SELECT 1 FROM pragma_table_info(?)", (table,)).fetchone() is not None
 
 
 def _use_wal(db: sqlite3.Connection) -> None:
@@ -88,25 +86,3 @@ def _use_wal(db: sqlite3.Connection) -> None:
             time.sleep(WAL_RETRY_S)
         else:
             return
-
-
-def create(db: sqlite3.Connection, table: str, columns: Mapping[str, pa.DataType], key: str) -> None:
-    """Creates one of our tables, unless another process just did; one of that name which is not ours is left alone and
-    reported."""
-    declared = ", ".join(f"{quoted(name)} {SQL_TYPES.get(kind, 'TEXT')}" for name, kind in columns.items())
-    if not columns_of(db, table):
-        db.execute(f"CREATE TABLE IF NOT EXISTS {quoted(table)} ({declared}, PRIMARY KEY ({key})) WITHOUT ROWID")
-    if columns_of(db, table) != list(columns):
-        raise not_ours(table)
-
-
-def not_ours(table: str) -> Conflict:
-    return Conflict(f"the table {table} is there already and is not Audience's: name the group or target otherwise")
-
-
-def columns_of(db: sqlite3.Connection, table: str) -> list[str]:
-    return [row[1] for row in db.execute(f"PRAGMA table_info({quoted(table)})")]
-
-
-def listed(names: Sequence[str]) -> str:
-    return ", ".join(quoted(name) for name in names)

@@ -1,0 +1,81 @@
+"""How a kind of database says what all of them can: the statements of `SqlTarget`.
+
+What is here is what SQLite and PostgreSQL say; MariaDB and MySQL differ in their upserts."""
+
+from collections.abc import Callable, Sequence
+
+from audience.tables.sql.schema import MARKS, TASKS
+
+
+class Dialect:
+    """Statements whose values are bound. They are written with `%s`; `bound` gives them the driver's placeholder."""
+
+    placeholder = "%s"
+    no_bytes = "''"
+    text_of_time = "{}"
+    """A time as the text that `result_batch` reads."""
+    unless_there = "ON CONFLICT DO NOTHING"
+    lock, shared_lock = "FOR UPDATE", "FOR SHARE"
+    """Empty where who writes is alone anyway."""
+    admitted = f"""
+INSERT INTO {TASKS} AS t VALUES (%s, %s, 'open')
+ON CONFLICT (task) DO UPDATE SET fence = excluded.fence WHERE t.fence <= excluded.fence AND t.state = 'open'
+"""
+    """(task, fence): admits a fence that is as new as the present one."""
+    deleted = f"INSERT INTO {TASKS} VALUES (%s, 0, 'deleted') ON CONFLICT (task) DO UPDATE SET state = 'deleted'"
+
+    def __init__(self, quoted: Callable[[str], str]) -> None:
+        self.quoted = quoted
+
+    def results_table(self, group: str) -> str:
+        return self.checked(f"results_{group}")
+
+    def production_table(self, group: str) -> str:
+        return self.checked(f"production_{group}")
+
+    def checked(self, name: str) -> str:
+        """Returns the name of a table; refuses one that the database does not take as it is."""
+        return name
+
+    def listed(self, names: Sequence[str]) -> str:
+        """Returns identifiers as SQL, with commas between them."""
+        return ", ".join(map(self.quoted, names))
+
+    def bound(self, sql: str) -> str:
+        """Returns a statement as the driver takes it."""
+        return sql if self.placeholder == "%s" else sql.replace("%s", self.placeholder)
+
+    def state(self, lock: str) -> str:
+        """(task): its fence and state. `lock` makes who changes them wait for this transaction, or the other way."""
+        return f"SELECT fence, state FROM {TASKS} WHERE task = %s {lock}"
+
+    @property
+    def barred(self) -> str:
+        """(fence, task, fence): refuses every older fence."""
+        return f"UPDATE {TASKS} SET fence = %s WHERE task = %s AND fence < %s AND state = 'open'"
+
+    @property
+    def claimed(self) -> str:
+        """(task, partition, fence): the mark, unless it is there: then no row is affected. On a server it waits for
+        another writer of the partition to end."""
+        return f"INSERT INTO {MARKS} VALUES (%s, %s, %s, 0, '', {self.no_bytes}) {self.unless_there}"
+
+    @property
+    def done(self) -> str:
+        """(rows, statistics, authors, task, partition): what the mark says when all rows are in."""
+        rows, partition = self.quoted("rows"), self.quoted("partition")
+        return f"UPDATE {MARKS} SET {rows} = %s, statistics = %s, authors = %s WHERE task = %s AND {partition} = %s"
+
+    def marks(self, *, authors: bool) -> str:
+        """The columns of a `Mark` and their table; without `authors` that blob is not read."""
+        columns = self.listed(("partition", "rows", "statistics"))
+        return f"SELECT {columns}, {'authors' if authors else self.no_bytes} FROM {MARKS} WHERE task = %s"
+
+    def row(self, table: str, columns: Sequence[str]) -> str:
+        """(task, partition, n): one result row, its time as text."""
+        taken = [
+            self.text_of_time.format(self.quoted(name)) if name == "create_time" else self.quoted(name)
+            for name in columns
+        ]
+        key = f"task_id = %s AND {self.quoted('partition')} = %s AND n = %s"
+        return f"SELECT {', '.join(taken)} FROM {self.quoted(table)} WHERE {key}"

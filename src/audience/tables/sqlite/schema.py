@@ -1,0 +1,61 @@
+"""The tables of a target in a SQLite file: which are ours, and how they are made."""
+
+import sqlite3
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+from audience.databases.sqlite import quoted
+from audience.tables.base import PRODUCTION_COLUMNS
+from audience.tables.result_rows import STORED, types_of
+from audience.tables.sql.dialect import Dialect
+from audience.tables.sql.schema import MARKS, PRODUCTION_KEY, RESULTS_KEY, TASKS, not_ours
+
+SQL_TYPES = {pa.float64(): "REAL", pa.int64(): "INTEGER"}
+TASK_TABLES = f"""
+CREATE TABLE IF NOT EXISTS {TASKS} (
+    task TEXT PRIMARY KEY, fence INTEGER NOT NULL, state TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS {MARKS} (
+    task TEXT NOT NULL, partition INTEGER NOT NULL, fence INTEGER NOT NULL, rows INTEGER NOT NULL,
+    statistics TEXT NOT NULL, authors BLOB NOT NULL, PRIMARY KEY (task, partition)) WITHOUT ROWID;
+"""
+
+
+class SqliteDialect(Dialect):
+    """SQLite has one writer at a time: no lock of a row."""
+
+    placeholder = "?"
+    no_bytes = "x''"
+    lock = shared_lock = ""
+
+
+DIALECT = SqliteDialect(quoted)
+
+
+def create_group_tables(db: sqlite3.Connection, group: str) -> None:
+    """Creates the table of results last: by that one a group is found."""
+    create(db, DIALECT.production_table(group), types_of((*PRODUCTION_COLUMNS, "n")), PRODUCTION_KEY)
+    create(db, DIALECT.results_table(group), types_of(STORED), RESULTS_KEY)
+
+
+def groups_of(db: sqlite3.Connection) -> list[str]:
+    """Returns the groups that have a table here; a table of such a name with other columns is not ours."""
+    sql = "SELECT substr(name, 9) FROM sqlite_master WHERE type = 'table' AND name GLOB 'results_*' ORDER BY name"
+    names = [row[0] for row in db.execute(sql)]
+    return [name for name in names if columns_of(db, f"results_{name}") == list(STORED)]
+
+
+def create(db: sqlite3.Connection, table: str, columns: Mapping[str, pa.DataType], key: tuple[str, ...]) -> None:
+    """Creates one of our tables, unless another process just did; one of that name which is not ours is left alone and
+    reported."""
+    declared = ", ".join(f"{quoted(name)} {SQL_TYPES.get(kind, 'TEXT')}" for name, kind in columns.items())
+    if not columns_of(db, table):
+        keyed = f"{declared}, PRIMARY KEY ({', '.join(key)})"
+        db.execute(f"CREATE TABLE IF NOT EXISTS {quoted(table)} ({keyed}) WITHOUT ROWID")
+    if columns_of(db, table) != list(columns):
+        raise not_ours(table)
+
+
+def columns_of(db: sqlite3.Connection, table: str) -> list[str]:
+    """Returns the names of its columns; none where there is no such table."""
+    return [row[1] for row in db.execute(f"PRAGMA table_info({quoted(table)})")]
