@@ -155,7 +155,7 @@ def test_ids_that_a_collation_holds_for_one_are_neither_lost_nor_doubled(mysql_u
     assert sorted(r["id"] for r in rows) == sorted(ids)
 
 
-@pytest.mark.parametrize("charset", ["latin1", "big5", "utf8mb4 COLLATE utf8mb4_bin", "binary"])
+@pytest.mark.parametrize("charset", ["latin1", "big5", "ucs2", "utf8mb4 COLLATE utf8mb4_bin", "binary"])
 def test_keys_of_any_character_set_cut_by_their_index(mysql_url: str, run: Run, charset: str) -> None:
     run(f"CREATE TABLE posts (id VARCHAR(9) CHARACTER SET {charset} PRIMARY KEY, content TEXT)")
     run("INSERT INTO posts SELECT concat('k', seq), 'x' FROM seq_1_to_500")
@@ -167,6 +167,22 @@ def test_keys_of_any_character_set_cut_by_their_index(mysql_url: str, run: Run, 
         cursor.execute(f"EXPLAIN SELECT id FROM posts WHERE {condition}")
         assert cursor.fetchone()[3] == "range"
     assert len(read(source, Selection(fields=("content",), partition_rows=100))) == 500
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 100])
+def test_key_that_utf8_cannot_write_is_read_once_and_planning_ends(mysql_url: str, run: Run, size: int) -> None:
+    run("CREATE TABLE posts (id VARCHAR(9) CHARACTER SET ucs2 PRIMARY KEY, content TEXT) COLLATE utf8mb4_bin")
+    run("INSERT INTO posts SELECT concat('k', seq), 'x' FROM seq_10_to_19")
+    run("INSERT INTO posts VALUES (_ucs2 X'003f', 'a'), (_ucs2 X'd83d', 'b'), (_ucs2 X'd83dd83d', 'c')")  # half pairs
+    rows = read(opened(mysql_url), Selection(fields=("content",), partition_rows=size))
+    assert sorted(r["content"] or "" for r in rows) == ["a", "b", "c", *"xxxxxxxxxx"]
+
+
+@pytest.mark.parametrize("key", ["", ", PRIMARY KEY (id)"])
+def test_padded_integer_has_its_zeros_whatever_reads_it(mysql_url: str, run: Run, key: str) -> None:
+    run(f"CREATE TABLE posts (id INT(8) ZEROFILL NOT NULL, content MEDIUMINT(6) UNSIGNED ZEROFILL{key})")
+    run("INSERT INTO posts VALUES (42, 17), (123456789, NULL)")
+    assert [(r["id"], r["content"]) for r in read(opened(mysql_url))] == [("00000042", "000017"), ("123456789", None)]
 
 
 def test_unsigned_ids_beyond_the_signed_ones_are_cut(mysql_url: str, run: Run) -> None:

@@ -299,6 +299,37 @@ def test_columns_of_any_type_become_text(tmp_path: Path) -> None:
     assert [r["error"] is None for r in rows] == [True, False]
 
 
+def test_old_timestamps_of_96_bits_are_the_same_times_as_new_ones(tmp_path: Path) -> None:
+    times = [dt.datetime(2024, 5, 1, 8), dt.datetime(9999, 12, 31, 23, 59, 59), dt.datetime(1, 1, 1), None]
+    table = pa.table({"post_time": pa.array(times, pa.timestamp("us")), "content": ["a"] * 4})
+    pq.write_table(table, tmp_path / "a.parquet", use_deprecated_int96_timestamps=True)
+    assert [r["post_time"] for r in read(source(tmp_path / "a.parquet"))] == times
+
+
+def test_time_beyond_the_calendar_costs_its_row_and_describing_does_not_fail(tmp_path: Path) -> None:
+    times = [1714550400000000 + i for i in range(3000)]
+    times[2500] = 2**63 - 1
+    table = pa.table({"post_time": pa.array(times, pa.int64()).cast(pa.timestamp("us")), "content": ["a"] * 3000})
+    pq.write_table(table, tmp_path / "a.parquet")
+    files = source(tmp_path / "a.parquet")
+    assert [r["id"] for r in read(files) if r["error"]] == ["a.parquet#2501"]
+    assert files.describe().time_span == ("2024-05-01 08:00:00", "2024-05-01 08:00:00.002999")
+    assert files.plan(Selection(dt.datetime(2025, 1, 1), None, ("content",))).n_rows == 3000
+
+
+def test_duration_is_refused_as_time(tmp_path: Path) -> None:
+    table = pa.table({"post_time": pa.array([5, None], pa.duration("us")), "content": ["a", "b"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(BadInput, match=r"should hold times, but .*duration"):
+        source(tmp_path / "a.parquet")
+
+
+def test_whole_numbers_that_became_floats_keep_their_digits(tmp_path: Path) -> None:
+    ids = [1001.0, 1234567890123456.0, None, 2.5]
+    pq.write_table(pa.table({"id": ids, "content": ["a"] * 4}), tmp_path / "a.parquet")
+    assert [r["id"] for r in read(source(tmp_path / "a.parquet"))] == ["1001", "1234567890123456", None, "2.5"]
+
+
 def test_column_without_a_text_form_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"content": [["a"]], "id": ["1"]}), tmp_path / "a.parquet")
     with pytest.raises(BadInput, match=r"'content' holds list<.*> *, which has no text form|no text form"):

@@ -4,6 +4,7 @@ A source hands over batches of canonical columns; a target stores result rows. N
 """
 
 import datetime as dt
+import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -177,16 +178,36 @@ def resolve_roles(spec: SourceSpec, columns: Sequence[str], where: str) -> dict[
     """Our name -> column: what the spec says, then the default names that exist."""
     for role, column in spec.roles.items():
         if column not in columns:
-            raise BadInput(f"{where} has no column {column!r} for the role {role!r}; it has: {', '.join(columns)}")
+            found = near_miss(column, columns)
+            hint = f"; did you mean --role {role}={found!r}?" if found else ""
+            raise BadInput(
+                f"{where} has no column {column!r} for the role {role!r}; it has: {', '.join(columns)}{hint}"
+            )
     taken = set(spec.roles.values())
     defaults = {r: r for r in ROLES if r in columns and r not in spec.roles and r not in taken}
     roles = {**defaults, **spec.roles}
     if not any(r not in ("id", "post_time") for r in roles):
+        hint = "".join(f"; {advice}" for advice in likely_roles(roles, columns))
         raise BadInput(
             f"no column of {where} has a role to label: name one, e.g. --role content=COLUMN; "
-            f"it has: {', '.join(columns)}"
+            f"it has: {', '.join(columns)}{hint}"
         )
     return {r: roles[r] for r in (*ROLES, *spec.roles) if r in roles}
+
+
+def near_miss(name: str, columns: Iterable[str]) -> str | None:
+    """The column that was perhaps meant: the same but for case and spaces, else one that is spelled much alike."""
+    plain = {column.strip(" \t\r\ufeff").casefold(): column for column in columns}
+    close = difflib.get_close_matches(name.strip().casefold(), plain, n=1, cutoff=0.75)
+    return plain[close[0]] if close else None
+
+
+def likely_roles(roles: Mapping[str, str], columns: Iterable[str]) -> Iterator[str]:
+    """Columns called like a role but for case and spaces, which do not have it therefore."""
+    free = {column.strip(" \t\r\ufeff").casefold(): column for column in columns if column not in roles.values()}
+    for role in ROLES:
+        if role in free and role not in roles:
+            yield f"the column {free[role]!r} has no role: did you mean --role {role}={free[role]!r}?"
 
 
 @dataclass(frozen=True)

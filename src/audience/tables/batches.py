@@ -1,5 +1,6 @@
 """Columns as a driver gives them -> batches in the canonical layout, with bad values set aside by row."""
 
+import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -8,13 +9,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audience.tables.base import SourceSpec, batch_schema
-from audience.tables.times import naive, parse_times
+from audience.tables.times import EARLIEST, LATEST, in_calendar, naive, parse_times
 
 BATCH_BYTES = 8 * 2**20
 BATCH_ROWS = 65_536
 FETCH_ROWS = 256
 """Rows per driver call: few enough that the bytes of a batch stay bounded when one field holds megabytes."""
 SHOWN_CHARACTERS = 40
+WHOLE_BELOW = 9.2e18
+INT64_MAX = 2**63 - 1
+FIRST_DAY, LAST_DAY = ((end - dt.datetime(1970, 1, 1)).days for end in (EARLIEST, LATEST))
+PER_DAY = {"day": 1, "s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 NOT_A_TIME = "post_time is not a time: "
 
 
@@ -57,12 +62,25 @@ def fetched(cursor: Any, n_columns: int, measured: Iterable[int]) -> list[list[A
 def _texts(column: pa.Array) -> tuple[pa.Array, pl.Series | None]:
     if pa.types.is_large_string(column.type):
         return column, None
+    if pa.types.is_floating(column.type):
+        return _numbers(column), None
     if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
         return column.cast(pa.large_string()), None
     try:
         return column.cast(pa.large_binary()).cast(pa.large_string()), None
     except pa.ArrowInvalid:
         return _texts_of_which_some_are_not_utf8(column)
+
+
+def _numbers(column: pa.Array) -> pa.Array:
+    """Whole numbers as such, with all their digits: an id that became a float is joined with what it was."""
+    texts = column.cast(pa.large_string())
+    wide = column.cast(pa.float64())
+    is_whole = pc.and_(pc.equal(pc.trunc(wide), wide), pc.less(pc.abs(wide), WHOLE_BELOW))
+    if not pc.any(is_whole).as_py():
+        return texts
+    whole = pc.if_else(is_whole, wide, pa.scalar(0.0)).cast(pa.int64()).cast(pa.large_string())
+    return pc.if_else(is_whole, whole, texts)
 
 
 def _texts_of_which_some_are_not_utf8(column: pa.Array) -> tuple[pa.Array, pl.Series]:
@@ -79,9 +97,12 @@ def _texts_of_which_some_are_not_utf8(column: pa.Array) -> tuple[pa.Array, pl.Se
 
 
 def _times(column: pa.Array, spec: SourceSpec) -> tuple[pa.Array, pl.Series | None]:
-    if pa.types.is_temporal(column.type) and not pa.types.is_time(column.type):
-        times = naive(_series(column).cast(pl.Datetime("us", getattr(column.type, "tz", None))), spec.timezone)
-        return times.to_arrow().cast(pa.timestamp("us")), None
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+        return _from_calendar(column, spec.timezone)
+    if pa.types.is_duration(column.type):  # no point in time, and Arrow has no text for it
+        column = column.cast(pa.int64())
+        shown = pl.Series(column.cast(pa.large_string())) + " (a duration)"
+        return pa.nulls(len(column), pa.timestamp("us")), NOT_A_TIME + shown
     texts, bad = _texts(column)
     raw = _series(texts)
     times = parse_times(raw, spec.time_format, spec.timezone)
@@ -91,6 +112,29 @@ def _times(column: pa.Array, spec: SourceSpec) -> tuple[pa.Array, pl.Series | No
         shown = shown.set(~unreadable, None)
         bad = shown if bad is None else bad.fill_null(shown)
     return times.to_arrow().cast(pa.timestamp("us")), bad
+
+
+def _from_calendar(column: pa.Array, timezone: str) -> tuple[pa.Array, pl.Series | None]:
+    """Timestamps and dates of the years 1 to 9999. All others are set aside: they are what a writer puts for `never`,
+    and microseconds, or the next calendar, would make another year of them."""
+    raw = column.cast(pa.int32() if pa.types.is_date32(column.type) else pa.int64()).cast(pa.int64())
+    zone = getattr(column.type, "tz", None)
+    per_day = PER_DAY["ms" if pa.types.is_date64(column.type) else getattr(column.type, "unit", "day")]
+    first = max(FIRST_DAY * per_day, -INT64_MAX)
+    last = min((LAST_DAY + 1) * per_day, INT64_MAX) - 1
+    is_known = pc.and_(pc.greater_equal(raw, first), pc.less_equal(raw, last))
+    if pc.all(is_known, min_count=0).as_py():
+        known = column
+    else:
+        known = pc.if_else(is_known, column, pa.scalar(None, column.type))
+    times = (
+        in_calendar(naive(_series(known).cast(pl.Datetime("us", zone)), timezone)).to_arrow().cast(pa.timestamp("us"))
+    )
+    lost = pc.and_(times.is_null(), column.is_valid())
+    if not pc.any(lost).as_py():
+        return times, None
+    shown = NOT_A_TIME + pl.Series(raw.cast(pa.large_string())) + f" ({column.type}) is beyond the years 1 to 9999"
+    return times, shown.set(~pl.Series(lost), None)
 
 
 def _series(column: pa.Array) -> pl.Series:

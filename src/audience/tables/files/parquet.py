@@ -71,7 +71,8 @@ class ParquetFormat:
 def opened(path: Path) -> Iterator[pq.ParquetFile]:
     """A buffered file, so that a row group is not loaded whole; Arrow's errors as ours."""
     try:
-        with pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
+        # INT96 reaches further than nanoseconds do: as those, the year 9999 would be 1816.
+        with pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False, coerce_int96_timestamp_unit="us") as file:
             yield file
     except (pa.ArrowException, OSError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -114,7 +115,10 @@ def _outside(group: pq.RowGroupMetaData, selection: Selection, time_column: str 
     statistics = next((c.statistics for c in chunks if c.path_in_schema == time_column), None)
     if statistics is None or not statistics.has_min_max or not statistics.has_null_count or statistics.null_count:
         return False
-    first, last = (_clock_time(value, timezone) for value in (statistics.min, statistics.max))
+    try:
+        first, last = (_clock_time(value, timezone) for value in (statistics.min, statistics.max))
+    except (ValueError, OverflowError):  # a time beyond the years 1 to 9999
+        return False
     if first is None or last is None:
         return False
     too_late = selection.end is not None and first >= selection.end

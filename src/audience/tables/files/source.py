@@ -17,6 +17,7 @@ from audience.tables.base import (
     Selection,
     SourceSpec,
     columns_to_read,
+    likely_roles,
     resolve_roles,
 )
 from audience.tables.batches import canonical_batch, rebatched
@@ -24,7 +25,7 @@ from audience.tables.files.base import FileFormat, Piece, Rows
 from audience.tables.files.csv import CsvFormat
 from audience.tables.files.jsonl import JsonlFormat
 from audience.tables.files.parquet import ParquetFormat
-from audience.tables.times import check_timezone
+from audience.tables.times import check_timezone, implausible
 
 FORMATS: dict[str, type[FileFormat]] = {
     "CSV": CsvFormat,
@@ -185,7 +186,8 @@ class FilesSource:
                     if "post_time" in keys:
                         times = _widened(times, self._batch(name, rows, ("id", "post_time"))["post_time"])
         span = (str(times[0]), str(times[1])) if times else None
-        return Description(dict(self.columns), dict(self.roles), n_rows, span, None, nulls, self._preview())
+        advice = (*likely_roles(self.roles, self.columns), *implausible((times[0], times[1]) if times else None))
+        return Description(dict(self.columns), dict(self.roles), n_rows, span, None, nulls, self._preview(), advice)
 
     def _preview(self) -> list[dict[str, str | None]]:
         shown: list[dict[str, str | None]] = []

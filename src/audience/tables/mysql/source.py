@@ -37,6 +37,8 @@ KINDS = {
 }
 UTF8 = ("utf8mb4", "utf8mb3", "utf8", "ascii")
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
+PADDED = re.compile(r"zerofill", re.IGNORECASE)
+"""Of integers that the server shows with zeros before them, and a driver without."""
 ERROR_NUMBER = re.compile(r"ERROR (\d+) \(\w+\): (.*?)(?: \}|$)", re.DOTALL)
 
 
@@ -53,14 +55,15 @@ class MysqlDialect:
             return str(value)
         if column.kind == "binary":
             return f"X'{bytes.fromhex(str(value)).hex()}'"
+        if column.kind == "text":
+            return f"_{column.charset} X'{bytes.fromhex(str(value)).hex()}'"
         return f"_utf8mb4 X'{str(value).encode().hex()}'"
 
     def shown(self, column: Column, expression: str) -> str:
+        """Texts as the bytes that are stored: some have no like in utf8mb4, and would come back as another key."""
         if column.kind == "integer":
             return expression
-        if column.kind == "binary":
-            return f"HEX({expression})"
-        return f"CONVERT({expression} USING utf8mb4)" if column.kind == "text" else f"CAST({expression} AS CHAR)"
+        return f"HEX({expression})" if column.kind in ("binary", "text") else f"CAST({expression} AS CHAR)"
 
 
 class MysqlSource(ServerSource):
@@ -122,8 +125,10 @@ class MysqlSource(ServerSource):
             (self.server.database, self.table),
         )
         self._is_utf8 = {name for name, _, kind, charset, _ in found if charset in UTF8 and _kind(kind) == "text"}
+        self._are_texts = {name for name, _, kind, _, _ in found if _kind(kind) == "text"}
         return [
-            Column(name, _string(shown), _kind(kind), nullable == "YES") for name, shown, kind, _, nullable in found
+            Column(name, _string(shown), _kind(kind), nullable == "YES", charset=_charset(charset))
+            for name, shown, kind, charset, nullable in found
         ]
 
     def _indexes(self, rows: Rows) -> dict[str, Index]:
@@ -165,6 +170,8 @@ class MysqlSource(ServerSource):
 
     def _text(self, column: Column) -> str:
         name = quoted(column.name)
+        if column.kind == "integer" and PADDED.search(column.type):
+            return f"CAST({name} AS CHAR)"
         if column.kind in ("integer", "binary") or column.name in self._is_utf8:
             return name
         if column.kind == "bits":
@@ -178,7 +185,9 @@ class MysqlSource(ServerSource):
 
     def _numbered(self, column: Column) -> str:
         prefix = f"{self.table}#".encode().hex()
-        return f"CAST(CONCAT(_utf8mb4 X'{prefix}', {self.dialect.shown(column, quoted(column.name))}) AS BINARY)"
+        name = quoted(column.name)
+        key = f"CONVERT({name} USING utf8mb4)" if column.kind == "text" else self.dialect.shown(column, name)
+        return f"CAST(CONCAT(_utf8mb4 X'{prefix}', {key}) AS BINARY)"
 
     def _time_read(self, column: Column) -> str:
         return quoted(column.name)
@@ -193,7 +202,7 @@ class MysqlSource(ServerSource):
         columns = [self._expression(name) for name in names]
         if exact:
             columns = [
-                f"CAST({sql} AS BINARY)" if self.roles.get(name) in self._is_utf8 else sql
+                f"CAST({sql} AS BINARY)" if self.roles.get(name) in self._are_texts else sql
                 for name, sql in zip(names, columns, strict=True)
             ]
         if exact and self._time and "post_time" in names:
@@ -321,6 +330,14 @@ def _url(server: MysqlServer) -> str:
 
 def _kind(data_type: Any) -> str:
     return KINDS.get(_string(data_type).lower(), "other")
+
+
+def _charset(name: Any) -> str:
+    """As an introducer of a literal; it stands in SQL, so that it has to be a name."""
+    charset = _string(name) if name is not None else "binary"
+    if not charset.isalnum():
+        raise BadInput(f"a column has the character set {charset!r}, which is not known here")
+    return charset
 
 
 def _string(value: Any) -> str:

@@ -17,13 +17,14 @@ Bounds = list[list[Any]]
 @dataclass(frozen=True)
 class Column:
     """`type` as people know it; `kind` as the source's SQL treats it: integer, text, ... ; `nullable`: may be null;
-    `base`: the type's own name, without a length."""
+    `base`: the type's own name, without a length; `charset`: of texts, where columns have their own."""
 
     name: str
     type: str
     kind: str
     nullable: bool = True
     base: str = ""
+    charset: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,11 @@ class Slicer:
         than `size` and `tie` is there to cut them by. Rows whose key is null come last, where no range is asked for."""
         fixed = fixed or []
         start = self._first(key, fixed)
+        passed: set[Any] = set()
         while start is not None:
+            if start in passed:
+                raise not_itself(key.column, start)
+            passed.add(start)
             cut = self.cut(key, start, size, fixed)
             if cut is None:
                 after = self._next(key, start, fixed)
@@ -101,6 +106,8 @@ class Slicer:
         if found is None:
             return Cut(None, None)
         after, is_later = found
+        if is_later and after == start:
+            raise not_itself(key.column, start)
         return Cut(after, size if key.unique else None) if is_later else None
 
     def piece(self, bounds: Bounds, size: int) -> tuple[Bounds, Bounds | None]:
@@ -120,7 +127,10 @@ class Slicer:
 
     def _next(self, key: Key, start: Any, fixed: Bounds) -> Any:
         bounds = [b for b in _range(key, start, None) if b[1] == "<"]
-        return self._least(key, [*fixed, [key.column.name, ">", start], *bounds])
+        after = self._least(key, [*fixed, [key.column.name, ">", start], *bounds])
+        if after is not None and after == start:
+            raise not_itself(key.column, start)
+        return after
 
     def _least(self, key: Key, bounds: Bounds) -> Any:
         name = self.dialect.quoted(key.column.name)
@@ -148,6 +158,15 @@ class Slicer:
 
     def condition(self, bounds: Bounds) -> str:
         return condition(bounds, self.dialect, self.columns, self.where)
+
+
+def not_itself(column: Column, key: Any) -> BadInput:
+    """A key that the server does not find again would let a plan go round for ever, or lose rows."""
+    return BadInput(
+        f"the table cannot be cut into partitions by {column.name}: the server does not find its key {str(key)[:40]!r} "
+        "again as it gives it out (a character that its character set cannot map?); mend that row, or name another "
+        "column with --role id=COLUMN"
+    )
 
 
 def condition(bounds: Bounds, dialect: Dialect, columns: dict[str, Column], where: str = "") -> str:

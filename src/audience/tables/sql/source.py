@@ -13,10 +13,19 @@ import polars as pl
 import pyarrow as pa
 
 from audience.errors import BadInput, NotFound
-from audience.tables.base import Description, Partition, Plan, Selection, SourceSpec, columns_to_read, resolve_roles
+from audience.tables.base import (
+    Description,
+    Partition,
+    Plan,
+    Selection,
+    SourceSpec,
+    columns_to_read,
+    likely_roles,
+    resolve_roles,
+)
 from audience.tables.batches import canonical_batch
 from audience.tables.sql.slices import Bounds, Column, Dialect, Key, Slicer, condition
-from audience.tables.times import check_are_times, parse_times
+from audience.tables.times import check_are_times, implausible, parse_times
 
 Rows = Callable[..., Sequence[Sequence[Any]]]
 """Answers `rows(sql, values)` with all rows; for queries whose answers are small."""
@@ -166,21 +175,21 @@ class ServerSource(ABC):
             {c.name: c.type for c in self.columns.values()},
             dict(self.roles),
             n_rows,
-            span,
+            (str(span[0]), str(span[1])) if span else None,
             index.name if index else None,
             {role: n_rows - n for role, n in zip(keys, known, strict=True)},
             [
                 {name: None if v is None else str(v) for name, v in zip(self.columns, row, strict=True)}
                 for row in preview
             ],
-            tuple(self._advice()),
+            (*self._advice(), *likely_roles(self.roles, self.columns), *implausible(span)),
         )
 
     def _preview_order(self) -> str:
         key = self._key()
         return f"ORDER BY {self.dialect.quoted(key.column.name)}" if key else ""
 
-    def _time_span(self, rows: Rows) -> tuple[str, str] | None:
+    def _time_span(self, rows: Rows) -> tuple[dt.datetime, dt.datetime] | None:
         column = self.columns[self.roles["post_time"]]
         name = self.dialect.quoted(column.name)
         only = f"WHERE {self._is_time(column)}" if self._time else ""
@@ -193,7 +202,7 @@ class ServerSource(ABC):
         texts = pl.Series(known, dtype=pl.String)
         time_format = "auto" if self._time else self.spec.time_format
         first, last = parse_times(texts, time_format, self.spec.timezone).to_list()
-        return (str(first), str(last)) if first and last else None
+        return (min(first, last), max(first, last)) if first and last else None
 
     def _is_time(self, column: Column) -> str:
         """Holds for times that a calendar has; never null where the column is not."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime as dt
+import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,15 +22,20 @@ from audience.tables.base import (
     Selection,
     SourceSpec,
     columns_to_read,
+    likely_roles,
     resolve_roles,
 )
 from audience.tables.batches import canonical_batch, fetched
-from audience.tables.times import check_are_times, parse_times
+from audience.tables.times import check_are_times, implausible, parse_times
 
 ROWID_NAMES = ("rowid", "_rowid_", "oid")
 TIME_SAMPLE_ROWS = 1_000
-ISO_TIME = r"^\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?)?$"
+ISO_TIME = r"^\d{4}-\d\d-\d\d([ T]([01]\d|2[0-3]):\d\d(:\d\d(\.\d+)?)?)?$"
 ISO_GLOB = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*"
+DAY, MINUTE, SECOND = "[0-9][0-9][0-9][0-9]-[0-1][0-9]-[0-3][0-9]", "[0-2][0-9]:[0-5][0-9]", ":[0-5][0-9]"
+TEXT_TYPES = ("CHAR", "CLOB", "TEXT", "INT")
+"""In the type of a column: it holds no whole numbers as reals."""
+WHOLE_BELOW = "9.2e18"
 
 
 @dataclass(frozen=True)
@@ -124,19 +130,21 @@ class SqliteSource:
                 r: db.execute(f"SELECT count(*) FROM {table} WHERE {self._column(self.roles[r])} IS NULL").fetchone()[0]
                 for r in keys
             }
-            shown = ", ".join(f"CAST({self._column(c)} AS TEXT)" for c in self.columns)
+            shown = ", ".join(map(self._text, self.columns))
             rows = db.execute(f"SELECT {shown} FROM {table} LIMIT 5").fetchall()
             span = self._time_span(db) if "post_time" in self.roles and n_rows else None
         preview = [
             {c: None if v is None else v.decode(errors="replace") for c, v in zip(self.columns, r, strict=True)}
             for r in rows
         ]
-        advice: tuple[str, ...] = ()
+        advice = [*likely_roles(self.roles, self.columns), *implausible(span)]
         if "post_time" in self.roles and self._time_index is None:
-            advice = (f"an index on {self.roles['post_time']} would make ranges of time read only their own rows",)
-        return Description(dict(self.columns), dict(self.roles), n_rows, span, self._time_index, nulls, preview, advice)
+            advice.append(f"an index on {self.roles['post_time']} would make ranges of time read only their own rows")
+        shown_span = (str(span[0]), str(span[1])) if span else None
+        found = (n_rows, shown_span, self._time_index, nulls, preview, tuple(advice))
+        return Description(dict(self.columns), dict(self.roles), *found)
 
-    def _time_span(self, db: sqlite3.Connection) -> tuple[str, str] | None:
+    def _time_span(self, db: sqlite3.Connection) -> tuple[dt.datetime, dt.datetime] | None:
         column = self._column(self.roles["post_time"])
         row = db.execute(
             f"SELECT (SELECT min({column}) FROM {quoted(self.table)}), (SELECT max({column}) FROM {quoted(self.table)})"
@@ -145,14 +153,14 @@ class SqliteSource:
             [v if v is None else v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in row]
         )
         first, last = parse_times(texts.cast(pl.String), self.spec.time_format, self.spec.timezone).to_list()
-        return (str(first), str(last)) if first and last else None
+        return (min(first, last), max(first, last)) if first and last else None
 
     # planning
 
     def plan(self, selection: Selection) -> Plan:
         size = selection.partition_rows
         with self._session() as db:
-            where, values = self._time_condition(selection)
+            where, values = self._time_condition(selection, by_sql=self._times_sort(db, selection))
             set_aside = self._outside_any_range(db, where, values) if where else {}
             key = self._rowid or self.roles.get("id")
             if where and self._time_index:
@@ -165,8 +173,28 @@ class SqliteSource:
             if not self._rowid and "id" in self.roles:
                 null_id = f"{self._column(self.roles['id'])} IS NULL"
                 set_aside["id is null"] = self._count(db, f"{null_id} AND {where or '1'}", values)
-            partitions = [Partition(i, {"bounds": bounds}, n) for i, (bounds, n) in enumerate(slices)]
+            # What selects by time has to be the same when it is read, whatever was written meanwhile.
+            partitions = [
+                Partition(i, {"bounds": bounds, "by_sql": bool(where)}, n) for i, (bounds, n) in enumerate(slices)
+            ]
         return Plan(tuple(partitions), {reason: n for reason, n in set_aside.items() if n})
+
+    def _times_sort(self, db: sqlite3.Connection, selection: Selection) -> bool:
+        """Whether the texts of all times sort by time, not only those of the first rows; where a range is asked for."""
+        if self._separator is None or not (selection.start or selection.end):
+            return False
+        column = self._column(self.roles["post_time"])
+        minute = f"{DAY}{self._separator}{MINUTE}"
+        forms = (DAY, minute, minute + SECOND)
+        of_form = " OR ".join(["%s GLOB ?"] * len(forms)) % ((column,) * len(forms))
+        fraction = f"({column} GLOB ? AND substr({column}, 21) NOT GLOB '*[^0-9]*')"
+        late = f"substr({column}, 12, 2) = '24'"  # midnight, of the day after
+        other = f"typeof({column}) <> 'text' OR NOT ({of_form} OR {fraction}) OR {late}"
+        sql = f"SELECT CAST({column} AS TEXT) FROM {quoted(self.table)} WHERE {column} IS NOT NULL AND ({other})"
+        found = db.execute(f"{sql} LIMIT {TIME_SAMPLE_ROWS}", (*forms, minute + SECOND + ".[0-9]*")).fetchall()
+        texts = pl.Series([r[0].decode(errors="replace") for r in found], dtype=pl.String)
+        none_is_a_time = parse_times(texts, self.spec.time_format, self.spec.timezone).null_count() == len(texts)
+        return none_is_a_time and len(texts) < TIME_SAMPLE_ROWS
 
     def _time_bounds(self, selection: Selection) -> tuple[str | None, str | None]:
         """The range in the form that the column's texts have."""
@@ -174,13 +202,13 @@ class SqliteSource:
         start, end = selection.start, selection.end
         return _shortest(start, separator) if start else None, _shortest(end, separator) if end else None
 
-    def _time_condition(self, selection: Selection) -> tuple[str, list[Any]]:
+    def _time_condition(self, selection: Selection, *, by_sql: bool) -> tuple[str, list[Any]]:
         """The range as SQL where stored times sort by time; else empty, and the labeler compares parsed times."""
         if not (selection.start or selection.end):
             return "", []
         if "post_time" not in self.roles:
             raise BadInput(f"{self.path.name}:{self.table} has no time to select by: add --role post_time=COLUMN")
-        if self._separator is None:
+        if not by_sql:
             return "", []
         column = self._column(self.roles["post_time"])
         bounds = zip((">=", "<"), self._time_bounds(selection), strict=True)
@@ -206,22 +234,29 @@ class SqliteSource:
         key's index, so that a plan reads it once. A single key that has more rows than `size` is cut by `tie`."""
         column, table = self._column(key.name), quoted(self.table)
 
-        def one(begin: str, since: str, at: Any, end: str = "", *more: Any) -> Any:
+        def one(found: str, since: str, at: Any, inner: str = "", end: str = "", *more: Any) -> Any:
             conditions, bounds = where, [*values]
             for op, bound in ((since, at), ("<", key.end)):
                 if bound is not None:
-                    conditions, bounds = f"{conditions} AND {column} {op} ?", [*bounds, bound]
-            sql = f"SELECT {begin} FROM {table} WHERE {conditions}{end}"
-            return _text(db.execute(sql, (*bounds, *more)).fetchone()[0])
+                    conditions, bounds = f"{conditions} AND {column} {op} {_place(bound)}", [*bounds, _bound(bound)]
+            sql = f"SELECT {found}, typeof({found}) FROM {inner or table + ' WHERE '}{conditions}{end}"
+            return _key(*db.execute(sql, (*bounds, *more)).fetchone())
 
         start = one(f"min({column})", ">=", key.start)
+        passed: set[str] = set()
         while start is not None:
-            top = one(f"max(k) FROM (SELECT {column} AS k", ">=", start, " ORDER BY k LIMIT ?)", size)
+            top = one("max(k)", ">=", start, f"(SELECT {column} AS k FROM {table} WHERE ", " ORDER BY k LIMIT ?)", size)
             after = one(f"min({column})", ">", top)
-            same = f"{where} AND {column} = ?"
-            if tie and self._count(db, same, [*values, top]) > size:
+            if repr(start) in passed or top is None or after in (start, top):
+                raise BadInput(
+                    f"{self.path.name}:{self.table}.{key.name} cannot be cut into partitions: the key {start!r} does "
+                    "not compare with itself as it is stored; name another column with --role id=COLUMN"
+                )
+            passed.add(repr(start))
+            same = f"{where} AND {column} = {_place(top)}"
+            if tie and self._count(db, same, [*values, _bound(top)]) > size:
                 yield from self._range(db, key.name, start, top, where, values)
-                for bounds, n in self._slices(db, _Key(tie), size, same, [*values, top]):
+                for bounds, n in self._slices(db, _Key(tie), size, same, [*values, _bound(top)]):
                     yield [[key.name, "=", top], *bounds], n
             else:
                 yield from self._range(db, key.name, start, key.end if after is None else after, where, values)
@@ -231,20 +266,21 @@ class SqliteSource:
         self, db: sqlite3.Connection, key: str, start: Any, end: Any, where: str, values: Sequence[Any]
     ) -> Iterator[tuple[list[list[Any]], int]]:
         bounds = [[key, op, v] for op, v in ((">=", start), ("<", end)) if v is not None]
-        conditions = "".join(f" AND {self._column(k)} {op} ?" for k, op, _ in bounds)
-        if n := self._count(db, where + conditions, [*values, *(v for _, _, v in bounds)]):
+        conditions = "".join(f" AND {self._column(k)} {op} {_place(v)}" for k, op, v in bounds)
+        if n := self._count(db, where + conditions, [*values, *(_bound(v) for _, _, v in bounds)]):
             yield bounds, n
 
     # reading
 
     def read(self, partition: Partition, selection: Selection) -> Iterator[pa.RecordBatch]:
         names = columns_to_read(self.roles, selection)
-        where, values = self._time_condition(selection)
+        where, values = self._time_condition(selection, by_sql=partition.slice.get("by_sql", False))
         bounds = partition.slice["bounds"]
         keys = list(dict.fromkeys(key for key, _, _ in bounds))
         if self.roles.get("post_time") in keys:  # the slice lies within the range: one condition, one index range
             where, values = "", []
-        conditions = [f"{self._column(key)} {_operator(op)} ?" for key, op, _ in bounds] + ([where] if where else [])
+        conditions = [f"{self._column(key)} {_operator(op)} {_place(value)}" for key, op, value in bounds]
+        conditions += [where] if where else []
         sql = (
             f"SELECT {', '.join(self._expression(n) for n in names)} FROM {quoted(self.table)}"
             f" WHERE {' AND '.join(conditions) or '1'}"
@@ -252,7 +288,7 @@ class SqliteSource:
         )
         measured = [i for i, name in enumerate(names) if name in selection.fields]
         with self._session() as db:
-            cursor = db.execute(sql, [*(v for _, _, v in bounds), *values])
+            cursor = db.execute(sql, [*(_bound(v) for _, _, v in bounds), *values])
             # Not a loop: its variable would keep a batch alive while the next one is made.
             yield from iter(lambda: self._next_batch(cursor, names, measured), None)
 
@@ -265,7 +301,15 @@ class SqliteSource:
         if name == "id" and "id" not in self.roles:
             prefix = self.table.replace("'", "''")
             return f"'{prefix}#' || {self._rowid or 'row_number() OVER ()'}"
-        return f"CAST({self._column(self.roles[name])} AS TEXT)"
+        return self._text(self.roles[name])
+
+    def _text(self, name: str) -> str:
+        """A whole number that was stored as a real keeps its digits: SQLite would write 1.23456789012346e+15."""
+        column = self._column(name)
+        if any(kind in self.columns[name].upper() for kind in TEXT_TYPES):
+            return f"CAST({column} AS TEXT)"
+        whole = f"typeof({column}) = 'real' AND abs({column}) < {WHOLE_BELOW} AND {column} = CAST({column} AS INTEGER)"
+        return f"CASE WHEN {whole} THEN CAST(CAST({column} AS INTEGER) AS TEXT) ELSE CAST({column} AS TEXT) END"
 
     def _next_batch(
         self, cursor: sqlite3.Cursor, names: Sequence[str], measured: Sequence[int]
@@ -291,12 +335,26 @@ def _operator(op: str) -> str:
     return op
 
 
-def _text(value: Any) -> Any:
-    if not isinstance(value, bytes):
-        return value
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        raise BadInput(
-            f"a key is not UTF-8 text ({value[:40]!r}), so the table cannot be cut into partitions"
-        ) from None
+def _key(value: Any, stored: bytes) -> Any:
+    """A key as JSON carries it, so that it comes back as the very value that is stored: SQLite compares a number, a
+    text and a blob of the same characters as three different things."""
+    if stored == b"text":
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return {"text": value.hex()}
+    if stored == b"blob":
+        return {"blob": value.hex()}
+    return {"real": str(value)} if stored == b"real" and not math.isfinite(value) else value
+
+
+def _place(key: Any) -> str:
+    """Where a key goes in SQL. The plus takes the affinity away that a cast has, so that it compares as it is."""
+    return "+CAST(? AS TEXT)" if isinstance(key, dict) and "text" in key else "?"
+
+
+def _bound(key: Any) -> Any:
+    """What is bound there."""
+    if not isinstance(key, dict):
+        return key
+    return float(key["real"]) if "real" in key else bytes.fromhex(key.get("blob") or key.get("text") or "")
