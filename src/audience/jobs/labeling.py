@@ -54,7 +54,8 @@ class LabelingJobs:
     target_of: Callable[[RunSpec], Target]
     memory: MemoryWatch = field(default_factory=MemoryWatch)
     _contexts: dict[tuple[str, int], TaskContext] = field(default_factory=dict)
-    _opening: Lock = field(default_factory=Lock)
+    _opening: dict[tuple[str, int], Lock] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
 
     def kinds(self) -> dict[str, JobKind]:
         """The kinds of jobs of a run, by name."""
@@ -74,7 +75,7 @@ class LabelingJobs:
             try:
                 return run(job, control)
             except BaseException:
-                with self._opening:
+                with self._lock:
                     self._contexts.clear()
                 raise
 
@@ -89,7 +90,8 @@ class LabelingJobs:
         with self.memory.watching(task_id) as peak:
             context = self._context(job)
             if self.store.tasks.get(task_id)["n_planned"] is None:
-                plan = context.source.plan(context.selection)
+                with control.interrupting(context.source.interrupt):
+                    plan = context.source.plan(context.selection)
                 control.check()
                 self.store.tasks.save_plan(task_id, map(asdict, plan.partitions), plan.set_aside)
             context.target.prepare(task_id, job["arguments"]["fence"], context.spec.groups.names)
@@ -199,13 +201,18 @@ class LabelingJobs:
     def _context(self, job: Record) -> TaskContext:
         """Opened at the first partition of a task in this worker, and again after it was resumed."""
         key = (job["subject"], job["arguments"]["fence"])
-        with self._opening:
-            if key not in self._contexts:
-                context = self._open(self.store.tasks.get(job["subject"]))
+        with self._lock:
+            opening = self._opening.setdefault(key, Lock())
+        with opening:  # once; jobs of other tasks do not wait for a server that is slow to answer
+            if (known := self._contexts.get(key)) is not None:
+                return known
+            context = self._open(self.store.tasks.get(job["subject"]))
+            with self._lock:
                 for old in list(self._contexts)[: 1 - CONTEXTS]:
                     del self._contexts[old]
+                    self._opening.pop(old, None)
                 self._contexts[key] = context
-            return self._contexts[key]
+            return context
 
     def _open(self, task: Record) -> TaskContext:
         spec = RunSpec.model_validate(task["run"]["spec"])

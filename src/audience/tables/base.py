@@ -154,6 +154,10 @@ class Source(Protocol):
     def plan(self, selection: Selection) -> Plan:
         """Balanced half-open slices with exact row counts; no row is lost: planned, or counted by reason."""
 
+    def interrupt(self) -> None:
+        """Makes a plan that other threads are making end soon, with whatever error. Called again and again until it
+        has."""
+
     def read(self, partition: Partition, selection: Selection) -> Iterator[pa.RecordBatch]:
         """Batches of `batch_schema` in the partition's order, bounded in rows and bytes. Rows that cannot be decoded
         come with `error` set; rows outside the range may come where the source cannot select by time."""

@@ -1,6 +1,7 @@
 """Files as a source: one CSV, TSV, JSONL or Parquet file, a folder of them, or a glob."""
 
 import glob
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from audience.errors import BadInput, Conflict, NotFound
+from audience.errors import BadInput, Conflict, NotFound, Transient
 from audience.tables.base import (
     Description,
     Partition,
@@ -55,6 +56,7 @@ class FilesSource:
         if spec.table is not None:
             raise BadInput(f"files have no tables: leave out the table {spec.table!r}")
         self.spec = spec
+        self._interrupted = threading.Event()
         self.folder, self.names = find_files(str(where))
         for name in self.names if spec.within else ():
             check_link(self.folder / name, spec.within)
@@ -116,7 +118,12 @@ class FilesSource:
         path = self.folder / name
         state = _state(path)
         for piece in self.format.pieces(path, selection, self.roles.get("post_time")):
+            if self._interrupted.is_set():
+                raise Transient(f"{self.where}: planning was interrupted")
             yield Piece({"file": name, **piece.slice, **state}, piece.n_rows)
+
+    def interrupt(self) -> None:
+        self._interrupted.set()
 
     def plan(self, selection: Selection) -> Plan:
         columns_to_read(self.roles, selection)

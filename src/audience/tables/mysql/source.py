@@ -78,7 +78,7 @@ class MysqlSource(ServerSource):
         self._row_bytes: float = FIRST_ROW_BYTES
         self._is_exact = False  # whether a value was met that only `exact` reads
         self._settings: tuple[str, ...] = ()
-        super().__init__(spec, self.server.shown)
+        super().__init__(spec, self.server.shown, (self.server.host, self.server.port))
 
     @contextlib.contextmanager
     def _connection(self, **options: Any) -> Iterator[Any]:

@@ -60,7 +60,7 @@ class PostgresSource(ServerSource):
 
     def __init__(self, spec: SourceSpec, url: str) -> None:
         self.server = PostgresServer.at(url)
-        super().__init__(spec, self.server.shown)
+        super().__init__(spec, self.server.shown, (self.server.host, self.server.port))
 
     def _settings(self) -> Iterator[str]:
         """The same for every session, whatever the server's defaults are."""

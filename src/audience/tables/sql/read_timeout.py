@@ -33,9 +33,7 @@ def read_timeout(host: str, port: int, timeout_s: float, before: Container[int] 
     def cut() -> None:
         fired.set()
         log.warning("action=silent_connection_cut server=%s:%s timeout_s=%s", host, port, timeout_s)
-        for number, descriptor in sockets().items():
-            if number not in before:
-                _shut_down(descriptor, host, port)
+        cut_connections(host, port, before)
 
     with _after(timeout_s, cut), _after(timeout_s + GRACE_S, _end_process):
         try:
@@ -46,6 +44,13 @@ def read_timeout(host: str, port: int, timeout_s: float, before: Container[int] 
                     f"the server {host}:{port} sent nothing for {timeout_s:g} s (read_timeout_s)"
                 ) from error
             raise
+
+
+def cut_connections(host: str, port: int, before: Container[int]) -> None:
+    """Shuts down the connections to a server that this process has opened since; `before`: the sockets there were."""
+    for number, descriptor in sockets().items():
+        if number not in before:
+            _shut_down(descriptor, host, port)
 
 
 @contextlib.contextmanager

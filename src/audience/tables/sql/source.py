@@ -24,6 +24,7 @@ from audience.tables.base import (
     resolve_roles,
 )
 from audience.tables.batches import canonical_batch
+from audience.tables.sql.read_timeout import cut_connections, sockets
 from audience.tables.sql.slices import Bounds, Column, Dialect, Key, Slicer, condition
 from audience.tables.times import check_are_times, implausible, parse_times
 
@@ -61,9 +62,11 @@ class ServerSource(ABC):
 
     dialect: Dialect
 
-    def __init__(self, spec: SourceSpec, place: str) -> None:
+    def __init__(self, spec: SourceSpec, place: str, address: tuple[str, int]) -> None:
         self.spec = spec
         self.place = place
+        self._address = address
+        self._sockets_before: dict[int, int] = {}
         with self._session() as rows:
             self.table = self._pick_table(rows)
             self.columns = {c.name: c for c in self._columns(rows)}
@@ -226,7 +229,12 @@ class ServerSource(ABC):
 
     # planning
 
+    def interrupt(self) -> None:
+        """Also what other threads do on connections that are younger than the plan; they try again."""
+        cut_connections(*self._address, self._sockets_before)
+
     def plan(self, selection: Selection) -> Plan:
+        self._sockets_before = sockets()
         with self._session() as rows:
             wanted, size, key, time = self._wanted(selection), selection.partition_rows, self._key(), self._time
             set_aside = self._set_aside(rows, selection) if wanted else {}

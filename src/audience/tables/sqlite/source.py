@@ -53,6 +53,7 @@ class SqliteSource:
     def __init__(self, spec: SourceSpec, path: Path) -> None:
         self.spec = spec
         self.path = path
+        self._open: set[sqlite3.Connection] = set()
         check_is_database(path)
         with self._session() as db:
             self.table = self._pick_table(db, spec.table)
@@ -72,8 +73,12 @@ class SqliteSource:
                 f"file:{quote(str(self.path))}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False
             )
             db.text_factory = bytes
-            with contextlib.closing(db):
-                yield db
+            self._open.add(db)
+            try:
+                with contextlib.closing(db):
+                    yield db
+            finally:
+                self._open.discard(db)
 
     def _pick_table(self, db: sqlite3.Connection, table: str | None) -> str:
         rows = db.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY name").fetchall()
@@ -156,6 +161,11 @@ class SqliteSource:
         return (min(first, last), max(first, last)) if first and last else None
 
     # planning
+
+    def interrupt(self) -> None:
+        for db in list(self._open):
+            with contextlib.suppress(sqlite3.ProgrammingError):  # closed just now
+                db.interrupt()
 
     def plan(self, selection: Selection) -> Plan:
         size = selection.partition_rows
