@@ -35,9 +35,13 @@ def test_planning_of_files_ends_when_the_job_is_cancelled(tmp_path: Path) -> Non
     path.write_text("id,content\n" + "".join(f"{i},x\n" for i in range(10)))
     source, control = open_source(SourceSpec(url=str(path))), JobControl()
     control.stop.set()
-    with pytest.raises(JobCancelled), control.interrupting(source.interrupt):
+
+    def plan_for_ever() -> None:
         while True:
             source.plan(SELECTION)
+
+    with pytest.raises(JobCancelled), control.interrupting(source.interrupt):
+        plan_for_ever()
 
 
 def test_an_error_of_a_job_that_goes_on_is_told_as_it_is() -> None:
