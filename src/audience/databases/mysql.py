@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from audience.databases import urls
+from audience.databases.faults import Fault
 from audience.errors import BadInput
 
 SCHEMES = ("mysql", "mariadb")
@@ -89,6 +90,19 @@ def said(error: BaseException) -> tuple[int, str]:
     """Returns the number of a PyMySQL error and what the server said; 0 where it said nothing."""
     number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     return number, str(error.args[1] if len(error.args) > 1 else error).strip() or type(error).__name__
+
+
+def fault_of(number: int) -> Fault:
+    """Returns what an error number means; 0: the server said nothing."""
+    meanings: dict[Fault, set[int]] = {
+        "gone": {0, *GONE},
+        "busy": BUSY,
+        "full": FULL,
+        "missing": MISSING,
+        "refused": REFUSED,
+        "too slow": TOO_SLOW,
+    }
+    return next((fault for fault, numbers in meanings.items() if number in numbers), "other")
 
 
 def quoted(name: str) -> str:

@@ -7,6 +7,7 @@ from typing import Self
 from urllib.parse import urlencode
 
 from audience.databases import urls
+from audience.databases.faults import Fault
 from audience.errors import BadInput
 
 SCHEMES = ("postgresql", "postgres")
@@ -87,6 +88,21 @@ def state_of(sqlstate: str | None, reason: str) -> str | None:
     server said nothing."""
     found = (state for pattern, state in AT_THE_DOOR.items() if re.search(pattern, reason))
     return sqlstate or next(found, None)
+
+
+def fault_of(state: str | None) -> Fault:
+    """Returns what a SQLSTATE means; None: the server said nothing."""
+    if state is None:
+        return "gone"
+    meanings: dict[Fault, tuple[str, ...]] = {
+        "gone": GONE,
+        "busy": BUSY,
+        "full": FULL,
+        "missing": MISSING,
+        "refused": REFUSED,
+        "too slow": (TOO_SLOW,),
+    }
+    return next((fault for fault, beginnings in meanings.items() if state.startswith(beginnings)), "other")
 
 
 def first_line(error: BaseException) -> str:

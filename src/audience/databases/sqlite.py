@@ -58,8 +58,8 @@ def check_is_database(path: Path) -> None:
 
 
 def is_database(path: Path) -> bool:
-    """Whether a file is one; in doubt it is, and who opens it is told more. SQLite itself looks: whoever else closes
-    such a file takes this process's locks on it away, from under the connections of other threads."""
+    """Returns whether a file is one; in doubt it is, and who opens it is told more. SQLite itself looks: whoever else
+    closes such a file takes this process's locks on it away, from under the connections of other threads."""
     try:
         if not path.is_file() or not path.stat().st_size:
             return False

@@ -135,8 +135,8 @@ def written(scheme: str, user: str, password: str | None, host: str, port: int, 
 
 
 def is_path(reference: str) -> bool:
-    """Whether a reference is a path, or the URL of a file, and so holds no password. Refuses what is neither that nor
-    a URL, but looks like a mistyped one: as a path it would be shown, and made."""
+    """Returns whether a reference is a path, or the URL of a file, and so holds no password. Refuses what is neither
+    that nor a URL, but looks like a mistyped one: as a path it would be shown, and made."""
     if ON_DISK.match(reference):
         return True
     if URL.match(reference):

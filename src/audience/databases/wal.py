@@ -14,8 +14,9 @@ SETTINGS = ("PRAGMA wal_autocheckpoint = 0", f"PRAGMA journal_size_limit = {LARG
 
 
 def checkpoint_if_large(path: str | Path) -> None:
-    """For who is about to write, so that the log is begun anew. One connection keeps everybody from committing, the
-    other checkpoints. Where somebody else is writing just now, or readers still need the log, the next writer does."""
+    """Empties a large log for who is about to write, so that it is begun anew. One connection keeps everybody from
+    committing, the other checkpoints. Where somebody else is writing just now, or readers still need the log, the next
+    writer does."""
     try:
         is_large = Path(f"{path}-wal").stat().st_size > LARGE_BYTES
     except FileNotFoundError:

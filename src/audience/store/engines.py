@@ -42,8 +42,8 @@ TURN = "SELECT version_num FROM alembic_version FOR UPDATE"
 
 
 def open_engine(url: str, read_timeout_s: int = READ_TIMEOUT_S) -> sa.Engine:
-    """Nothing is connected yet. `read_timeout_s`: how long one statement may take. Raises BadInput without the URL,
-    which may hold a password."""
+    """Returns the engine of a URL; nothing is connected yet. `read_timeout_s`: how long one statement may take. Raises
+    BadInput without the URL, which may hold a password."""
     if SQLITE.fullmatch(url):
         return _sqlite(_sqlite_url(url))
     try:
@@ -162,7 +162,7 @@ def _turn(connection: sa.Connection) -> str | None:
 
 
 def _take_turn(connection: sa.Connection, lock_layout: Callable[[sa.Connection], None]) -> None:
-    """On a server. After having waited, it reads what others have written meanwhile."""
+    """Takes the turn on a server. After having waited, the transaction reads what others have written meanwhile."""
     if turn := _turn(connection):
         connection.exec_driver_sql(NEWEST)
         if turn == WRITING["turn"]:
@@ -172,7 +172,7 @@ def _take_turn(connection: sa.Connection, lock_layout: Callable[[sa.Connection],
 
 
 def _lock_mysql_layout(connection: sa.Connection) -> None:
-    """Of the session, because every change of a table ends a transaction here."""
+    """Takes a lock of the session, because every change of a table ends a transaction here."""
     lock = f"SELECT GET_LOCK(CONCAT('audience.', SHA1(DATABASE())), {BUSY_TIMEOUT_S})"
     if connection.exec_driver_sql(lock).scalar() != 1:
         raise Transient(f"{shown(connection.engine.url)} is being migrated by another process: wait for it")
@@ -184,7 +184,8 @@ def _lock_postgresql_layout(connection: sa.Connection) -> None:
 
 @contextmanager
 def migrating(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """Alone with the right to change the layout; one transaction, where the database has those for that."""
+    """Opens a connection that is alone with the right to change the layout; one transaction, where the database has
+    those for that."""
     with engine.execution_options(**MIGRATING).connect() as connection:
         try:
             with connection.begin():
@@ -202,13 +203,13 @@ def shown(url: sa.URL) -> str:
 
 
 def same_place(url: str, other: str) -> bool:
-    """Whether two URLs mean the same schema of the same server, as far as their text tells."""
+    """Returns whether two URLs mean the same schema of the same server, as far as their text tells."""
     return urls.location(url, PORTS) == urls.location(other, PORTS) is not None
 
 
 @contextmanager
 def mapped_errors(engine: sa.Engine) -> Iterator[None]:
-    """The driver's errors as ours; no message shows a password."""
+    """Raises the driver's errors as ours; no message shows a password."""
     try:
         yield
     except sa.exc.IntegrityError:

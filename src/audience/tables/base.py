@@ -270,28 +270,28 @@ class Target(Protocol):
         """Raises what keeps anything from being written here: it cannot be reached, it refuses us, it is not there."""
 
     def exists(self) -> bool:
-        """Whether anything was ever written here; it may have been moved away since."""
+        """Returns whether anything was ever written here; it may have been moved away since."""
 
     def marks(self, task: str, *, authors: bool = True) -> Iterator[Mark]:
-        """The marks of finished partitions, in order; one in memory at a time; without `authors` that blob is left
-        unread and empty (cheap)."""
+        """Yields the marks of finished partitions, in order; one in memory at a time; without `authors` that blob is
+        left unread and empty (cheap)."""
 
     def results(self, task: str, group: str | None = None, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
-        """Result rows in key order, bounded in memory."""
+        """Yields result rows in key order, bounded in memory."""
 
     def fetch(self, task: str, keys: Sequence[tuple[str, int, int]]) -> list[dict[str, Any]]:
-        """The result rows with these (group, partition, n), in that order."""
+        """Returns the result rows with these (group, partition, n), in that order."""
 
     def produce(self, task: str, group: str, fence: int, rules: ConflictRules) -> tuple[int, int]:
         """Replaces the task's production rows of one group at once; (rows, distinct subjects). Twice: the same.
         Raises Conflict unless the fence is the present one, and when the task was deleted."""
 
     def production(self, task: str, group: str) -> Iterator[pa.RecordBatch]:
-        """The task's production rows of one group, by time."""
+        """Yields the task's production rows of one group, by time."""
 
     def delete(self, task: str) -> None:
         """Removes every row and mark of the task, and bars every fence for good, also of a task not known here yet: its
         first writer may be late."""
 
     def where(self, group: str, production: bool = False) -> str:
-        """A name a person can look up: the table or the file."""
+        """Returns a name a person can look up: the table or the file."""

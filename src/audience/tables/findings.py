@@ -26,7 +26,7 @@ class Finding:
 
 
 def judged(what: str, advice: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """What is found; what goes wrong meanwhile is a finding too, and the last."""
+    """Yields what is found; what goes wrong meanwhile is a finding too, and the last."""
     try:
         yield from look()
     except AudienceError as error:
@@ -34,7 +34,7 @@ def judged(what: str, advice: str, look: Callable[[], Iterable[Finding]]) -> Ite
 
 
 def check_folder(what: str, path: Path) -> Finding:
-    """Whether files can be made there, and whether there is room for more."""
+    """Says whether files can be made there, and whether there is room for more."""
     folder = next(p for p in (path, *path.absolute().parents) if p.is_dir())
     if not os.access(folder, os.W_OK | os.X_OK):
         return Finding(what, "wrong", f"nothing can be written to {folder}", "give this user the right to, or move it")
@@ -46,7 +46,7 @@ def check_folder(what: str, path: Path) -> Finding:
 
 
 def check_clock(what: str, ask: Callable[[], float]) -> Finding:
-    """A server's clock (seconds since 1970) beside ours, as far as the time of the question allows."""
+    """Compares a server's clock (seconds since 1970) with ours, as far as the time of the question allows."""
     before = time.time()
     theirs = ask()
     skew = theirs - (before + time.time()) / 2

@@ -102,7 +102,7 @@ class Publisher(Protocol):
     whole version, the old one or the new one."""
 
     def versions(self) -> PublishedVersions:
-        """What is published now. Creates nothing."""
+        """Returns what is published now. Creates nothing."""
 
     def begin(self, publishing: Publishing, indexes: Sequence[str]) -> PublishedVersions:
         """Admits this attempt, refuses older ones from now on, and removes what they left. Tables of somebody else, or
@@ -113,23 +113,24 @@ class Publisher(Protocol):
         published; the changes by panel. Bounded in memory."""
 
     def swap(self, publishing: Publishing) -> None:
-        """The next version of every index that was begun becomes the present one, the present one the former, all at
+        """Makes the next version of every index that was begun the present one, and the present one the former, all at
         once. Twice: the same."""
 
     def discard(self, fence: int) -> None:
         """Removes what is not published, and refuses older attempts."""
 
     def roll_back(self, fence: int, version: int) -> None:
-        """The former version, which must be this one, changes places with the present one. Twice: the same."""
+        """Exchanges the former version, which must be this one, and the present one. Twice: the same."""
 
     def published(self, index: str) -> Iterator[pa.RecordBatch]:
-        """The rows of one index, of one version from first to last, in no particular order, bounded in memory."""
+        """Yields the rows of one index, of one version from first to last, in no particular order, bounded in
+        memory."""
 
     def remove(self, fence: int) -> None:
         """Drops all tables of the publication, and refuses everybody for good."""
 
     def where(self, index: str) -> str:
-        """A name a person can look up."""
+        """Returns a name a person can look up."""
 
 
 def overtaken() -> Conflict:

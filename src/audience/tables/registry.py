@@ -26,8 +26,8 @@ SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
 
 def open_source(spec: SourceSpec, url: str | None = None) -> Source:
-    """The source that the spec's URL means; `url`: the same with its password. Raises BadInput or NotFound; no message
-    shows a password."""
+    """Opens the source that the spec's URL means; `url`: the same with its password. Raises BadInput or NotFound; no
+    message shows a password."""
     kind, rest = _resolved(url or spec.url, "source")
     assert kind.source is not None
     with _permitted(kind, rest, spec.within):
@@ -35,8 +35,8 @@ def open_source(spec: SourceSpec, url: str | None = None) -> Source:
 
 
 def open_target(shown: str, within: Sequence[str] = (), url: str | None = None) -> Target:
-    """The target that a path or URL means; nothing is written yet. `shown` has no password, `url` is the same with it.
-    A file or folder must lie in one of the folders `within`, if any are given."""
+    """Opens the target that a path or URL means; nothing is written yet. `shown` has no password, `url` is the same
+    with it. A file or folder must lie in one of the folders `within`, if any are given."""
     kind, rest = _resolved(url or shown, "target")
     assert kind.target is not None
     with _permitted(kind, rest, within):
@@ -46,7 +46,8 @@ def open_target(shown: str, within: Sequence[str] = (), url: str | None = None) 
 def open_publisher(
     shown: str, publication: str, name: str, within: Sequence[str] = (), url: str | None = None
 ) -> Publisher:
-    """The publication with this id and name in the target that a path or URL means; otherwise as `open_target`."""
+    """Opens the publication with this id and name in the target that a path or URL means; otherwise as
+    `open_target`."""
     kind, rest = _resolved(url or shown, "target")
     assert kind.publisher is not None
     with _permitted(kind, rest, within):
@@ -61,7 +62,7 @@ def check_target(shown: str, url: str) -> Iterable[Finding]:
 
 
 def path_of(url: str, what: str) -> str | None:
-    """The path that a path or URL means; None for a server's."""
+    """Returns the path that a path or URL means; None for a server's."""
     kinds, rest = _named(url, what)
     return None if kinds[0].is_server else rest
 
@@ -76,7 +77,8 @@ def check_within(path: str, folders: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def _permitted(kind: Kind, rest: str, within: Sequence[str]) -> Iterator[None]:
-    """Around the opening of a file or folder; servers are not in folders."""
+    """Stands around the opening of a file or folder, and refuses one that lies elsewhere; servers are not in
+    folders."""
     if kind.is_server:
         yield
         return
@@ -86,7 +88,7 @@ def _permitted(kind: Kind, rest: str, within: Sequence[str]) -> Iterator[None]:
 
 
 def _fixed_part(path: Path) -> Path:
-    """The path up to its first wildcard."""
+    """Returns the path up to its first wildcard."""
     for n, part in enumerate(path.parts):
         if glob.has_magic(part) and not Path(*path.parts[: n + 1]).exists():
             return Path(*path.parts[:n])
@@ -95,7 +97,7 @@ def _fixed_part(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _readable_names(path: str) -> Iterator[None]:
-    """What the system says of a name that it cannot even look at."""
+    """Raises as ours what the system says of a name that it cannot even look at."""
     try:
         yield
     except OSError as error:
@@ -103,7 +105,7 @@ def _readable_names(path: str) -> Iterator[None]:
 
 
 def _resolved(url: str, what: str) -> tuple[Kind, str]:
-    """The one kind that a URL means as a source or as a target, and what that kind is handed."""
+    """Returns the one kind that a URL means as a source or as a target, and what that kind is handed."""
     kinds, rest = _named(url, what)
     if len(kinds) == 1:
         return kinds[0], rest
@@ -112,7 +114,7 @@ def _resolved(url: str, what: str) -> tuple[Kind, str]:
 
 
 def _named(url: str, what: str) -> tuple[tuple[Kind, ...], str]:
-    """The kinds that a URL's scheme, or a plain path, may mean."""
+    """Returns the kinds that a URL's scheme, or a plain path, may mean."""
     if not url or "\0" in url:
         raise BadInput(f"the {what} has no path or URL: name a file, a folder or a database")
     match = SCHEME.match(url)
@@ -127,7 +129,8 @@ def _named(url: str, what: str) -> tuple[tuple[Kind, ...], str]:
 
 
 def _path_of(url: str, scheme: str) -> str:
-    """sqlite: three slashes and a relative path, four for an absolute one. file: three and an absolute path."""
+    """Returns the path in a URL. sqlite: three slashes and a relative path, four for an absolute one; file: three and
+    an absolute path."""
     rest = url[len(scheme) + 1 :]
     if not rest.startswith("///") or rest == "///":
         raise BadInput(f"a {scheme} URL has three slashes and a path, as in {EXAMPLES[scheme]}")
@@ -135,7 +138,8 @@ def _path_of(url: str, scheme: str) -> str:
 
 
 def _source_at(path: str) -> Kind:
-    """A path is a SQLite file by its ending or its first bytes; else it is one file, a folder or a glob of files."""
+    """Takes a path for a SQLite file by its ending or its first bytes; else it is one file, a folder or a glob of
+    files."""
     from audience.databases.sqlite import is_database
 
     if Path(path).suffix.lower() in ENDINGS and not Path(path).is_dir():
@@ -144,7 +148,7 @@ def _source_at(path: str) -> Kind:
 
 
 def _target_at(path: str) -> Kind:
-    """A path is a SQLite file by its ending, and a folder by a slash at its end or without any ending."""
+    """Takes a path for a SQLite file by its ending, and for a folder by a slash at its end or without any ending."""
     if path.endswith("/") or Path(path).is_dir():
         return FOLDER
     if Path(path).suffix.lower() in ENDINGS:

@@ -18,7 +18,7 @@ TIME_FORMAT = "%Y-%m-%d %H:%M:%S%.f"
 
 
 def gathered(batches: Iterator[pa.RecordBatch]) -> list[pa.RecordBatch]:
-    """The first results of a partition, before the database is asked for them; a huge partition is not gathered
+    """Returns the first results of a partition, before the database is asked for them; a huge partition is not gathered
     whole."""
     found, size = [], 0
     for batch in batches:
@@ -30,7 +30,7 @@ def gathered(batches: Iterator[pa.RecordBatch]) -> list[pa.RecordBatch]:
 
 
 def by_group(batch: pa.RecordBatch) -> Iterator[tuple[str, pl.DataFrame]]:
-    """The rows of each group, in the columns of its table."""
+    """Yields the rows of each group, in the columns of its table."""
     frame = pl.from_arrow(batch)
     assert isinstance(frame, pl.DataFrame)
     for part in [frame] if frame["group"].n_unique() == 1 else frame.partition_by("group", maintain_order=True):
@@ -42,7 +42,7 @@ def types_of(names: Iterable[str]) -> dict[str, pa.DataType]:
 
 
 def with_time_texts(frame: pl.DataFrame) -> pl.DataFrame:
-    """For drivers that take values one by one."""
+    """Returns the rows with times as text, for drivers that take values one by one."""
     return frame.with_columns(pl.col(pl.Datetime).dt.to_string(TIME_FORMAT))
 
 
@@ -54,13 +54,14 @@ def as_csv(frame: pl.DataFrame) -> memoryview:
 
 
 def holding(characters: str) -> pl.Expr:
-    """Whether any text of a row holds one of them."""
+    """Returns an expression: whether any text of a row holds one of them."""
     found = [pl.col(pl.String).str.contains(c, literal=True) for c in characters]
     return pl.any_horizontal(*found, pl.lit(value=False)).fill_null(value=False)
 
 
 def refused_row(frame: pl.DataFrame, place: int | None, table: str, reason: str) -> BadInput:
-    """`place` counts the rows sent, from 0; None: the database did not say which."""
+    """Returns what is said of a row that the database refuses. `place` counts the rows sent, from 0; None: it did not
+    say which."""
     row = "a result row" if place is None else f"the result row of id {frame['id'][place]!r} (n {frame['n'][place]})"
     return BadInput(f"{row} cannot be written to {table}: {reason}")
 

@@ -24,7 +24,8 @@ NOT_EMPTY = {errno.ENOTEMPTY, errno.EEXIST}
 
 
 def writing_folder(folder: Path, fence: int) -> Path:
-    """Where writers with this fence keep what is not finished; it is there while the fence is the present one."""
+    """Returns where writers with this fence keep what is not finished; it is there while the fence is the present
+    one."""
     return folder / f".writing-{fence}"
 
 
@@ -34,7 +35,8 @@ def present_fence(folder: Path) -> int | None:
 
 
 def raise_fence(folder: Path, fence: int) -> int:
-    """The present fence: this one, or a newer one that was there. No older writer can finish once this returned."""
+    """Raises the fence and returns the present one: this one, or a newer one that was there. No older writer can finish
+    once this returned."""
     present = present_fence(folder)
     if present is None or present < fence:
         writing_folder(folder, fence).mkdir(exist_ok=True)
@@ -83,7 +85,7 @@ def published(temporary: Path, final: Path) -> bool:
 
 
 def removed(folder: Path) -> bool:
-    """Whether a folder is gone, after what is ours in it was removed."""
+    """Removes what is ours in a folder, and returns whether the folder is gone."""
     return _cleared(folder)
 
 

@@ -37,7 +37,7 @@ class Merge:
         return _changes(before, old, pl.concat([winners, staying], how="diagonal"))
 
     def _keys(self, path: Path) -> pl.LazyFrame:
-        """With the conflict group of the panel, null where it is in none."""
+        """Returns the keys of a file with the conflict group of the panel, null where it is in none."""
         if not path.exists():
             nothing = pl.from_arrow(PUBLISHED_SCHEMA.empty_table())
             assert isinstance(nothing, pl.DataFrame)
@@ -48,7 +48,7 @@ class Merge:
         return _scan(path).with_columns(conflict=conflict)
 
     def _winners(self) -> pl.DataFrame:
-        """The new rows that count, in their order."""
+        """Returns the new rows that count, in their order."""
         newest = pl.col("n") == pl.col("n").max().over(PAIR)
         last = pl.col("run") == pl.col("run").max().over("subject", "conflict")
         keys = self._keys(self.new_file).select("row", *PAIR, "conflict", "run", "n")
@@ -68,14 +68,14 @@ class Merge:
 
 
 def _unopposed(old: pl.DataFrame, winners: pl.DataFrame) -> pl.DataFrame:
-    """Old rows that no new one stands against, in their order."""
+    """Returns the old rows that no new one stands against, in their order."""
     contested = winners.filter(pl.col("conflict").is_not_null()).select("subject", "conflict").unique()
     staying = old.join(winners.select(PAIR), on=PAIR, how="anti")
     return staying.join(contested, on=["subject", "conflict"], how="anti").sort("row")
 
 
 def _changes(before: pl.DataFrame, old: pl.DataFrame, after: pl.DataFrame) -> list[Change]:
-    """`old`: what of `before` may be kept."""
+    """Returns how many rows of each panel have changed. `old`: what of `before` may be kept."""
     fresh = after.join(old, on=PAIR, how="anti")
     contested = old.filter(pl.col("conflict").is_not_null()).select("subject", "conflict").unique()
     parts = {
@@ -91,7 +91,7 @@ def _changes(before: pl.DataFrame, old: pl.DataFrame, after: pl.DataFrame) -> li
 
 
 def _picked(path: Path, rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """The rows of a file that `rows`, sorted, names, with its other columns; batch by batch."""
+    """Yields the rows of a file that `rows`, sorted, names, with its other columns, batch by batch."""
     if not len(rows):
         return
     start = 0

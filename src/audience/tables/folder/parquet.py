@@ -17,7 +17,7 @@ AWAY_FOR_NOW = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EAGAIN, errno.EBUSY
 
 @contextlib.contextmanager
 def mapped_errors(path: Path) -> Iterator[None]:
-    """The system's errors as ours."""
+    """Raises the system's errors as ours."""
     try:
         yield
     except OSError as error:
@@ -35,7 +35,7 @@ def _as_ours(path: Path, error: OSError) -> AudienceError:
 
 @contextlib.contextmanager
 def temporary_name(final: Path) -> Iterator[Path]:
-    """A name beside `final` that is gone afterwards, renamed or removed."""
+    """Yields a name beside `final` that is gone afterwards, renamed or removed."""
     path = final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield path
@@ -50,7 +50,7 @@ def to_disk(path: Path) -> None:
 
 
 def metadata_of(path: Path, key: str) -> dict[str, bytes]:
-    """What we wrote beside the rows of a file; a file without `key` is not ours."""
+    """Returns what we wrote beside the rows of a file; refuses a file without `key`, which is not ours."""
     with opened(path) as file:
         pairs = (file.metadata.metadata or {}).items()
         found = {k.decode(): v for k, v in pairs if k.startswith(b"audience.")}

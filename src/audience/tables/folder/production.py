@@ -21,7 +21,8 @@ class Settled:
 
 
 def resolved(parts: Sequence[Path], group: str, rules: ConflictRules) -> Settled:
-    """Two passes: which rows stand for their pairs, by narrow columns only; then those rows."""
+    """Finds in two passes which rows stand for their pairs, by narrow columns only, and then those rows: whole rows of
+    a task do not fit into memory."""
     subject = "source_author" if rules.by_author else "id"
     results = _scan(parts).filter(pl.col("group") == group)
     keys = list(dict.fromkeys([subject, "panel", *NEWEST]))
@@ -43,7 +44,8 @@ def _scan(parts: Sequence[Path]) -> pl.LazyFrame:
 
 
 def _kept(rows: pl.LazyFrame, subject: str, rules: ConflictRules) -> pl.LazyFrame:
-    """(subject, panel) with its count of distinct rows; inside a conflict group only the strict majority."""
+    """Returns each (subject, panel) that stays, with its count of distinct rows; inside a conflict group only the
+    strict majority."""
     posts = pl.col("id").drop_nulls().n_unique().cast(pl.Int64).alias("posts")
     if subject == "id":
         posts = pl.lit(1, pl.Int64).alias("posts")

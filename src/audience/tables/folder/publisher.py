@@ -135,7 +135,7 @@ class FolderPublisher:
         return f"{self.folder}, file version-*/published_{index}.parquet; publication.json says which version"
 
     def _admit(self, fence: int) -> Pointer:
-        """What is published; from now on older fences are refused, and what they left is gone."""
+        """Returns what is published. From now on older fences are refused, and what they left is gone."""
         present = self._pointer() or self._first()
         if present.publication != self.publication and present.state == "deleted":
             present = Pointer(self.publication)

@@ -96,7 +96,7 @@ class FolderTarget:
                 return published(temporary, final)
 
     def check(self) -> None:
-        """It was looked at when it was opened."""
+        """Has nothing to do: the folder was looked at when it was opened."""
 
     def exists(self) -> bool:
         return self.path.exists()
@@ -185,7 +185,7 @@ class FolderTarget:
 
     @contextlib.contextmanager
     def _state_file(self, task: str, state: str) -> Iterator[tuple[Path, Path]]:
-        """The state in a temporary file, and the name it should get."""
+        """Yields the state in a temporary file, and the name it should get."""
         final = self.path / "tasks" / f"{task}.json"
         with temporary_name(final) as temporary:
             temporary.write_text(json.dumps({"task": task, "state": state}), "utf-8")

@@ -85,7 +85,7 @@ def _check_packets(shown: str, cursor: Any) -> Iterator[Finding]:
 
 
 def _check_collations(shown: str, cursor: Any) -> Iterator[Finding]:
-    """Somebody may have converted our tables: authors that differ in case or padding would be one."""
+    """Looks for tables of ours that somebody has converted: authors that differ in case or padding would be one."""
     cursor.execute(
         "SELECT DISTINCT t.table_name, c.collation_name FROM information_schema.tables t "
         "JOIN information_schema.columns c ON c.table_schema = t.table_schema AND c.table_name = t.table_name "

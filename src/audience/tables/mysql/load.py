@@ -88,7 +88,7 @@ class Loader:
             self.packet_bytes = int(cursor.fetchone()[0])
 
     def load(self, batch: pa.RecordBatch) -> int:
-        """The number of rows, all of which are in their tables."""
+        """Returns the number of rows, all of which are in their tables."""
         for group, frame in by_group(batch):
             self.load_frame(DIALECT.results_table(group), frame)
         return len(batch)
@@ -100,7 +100,8 @@ class Loader:
             self._insert(table, frame)
 
     def _load(self, table: str, frame: pl.DataFrame) -> bool:
-        """False: LOAD DATA LOCAL is forbidden here. It goes on past rows that it must bend or drop: an error here."""
+        """Loads rows; returns False where LOAD DATA LOCAL is forbidden. The server goes on past rows that it must bend
+        or drop: an error here."""
         fixed = {name: frame[name][0] for name in FIXED if name in frame.columns and frame[name].n_unique() == 1}
         settings = self._settings(fixed)
         frame = frame.drop(*fixed)
@@ -136,7 +137,8 @@ class Loader:
         return refused_row(frame, int(at_row[1]) - 1 if at_row else None, table, reason)
 
     def _insert(self, table: str, frame: pl.DataFrame) -> None:
-        """Bound parameters, many rows in a statement. The session is strict: it refuses what does not fit."""
+        """Inserts rows by bound parameters, many in a statement. The session is strict: it refuses what does not
+        fit."""
         self._check_sizes(table, frame)
         names = ", ".join(quoted(name) for name in frame.columns)
         sql = f"INSERT INTO {quoted(table)} ({names}) VALUES ({', '.join(['%s'] * frame.width)})"
@@ -148,7 +150,7 @@ class Loader:
                 raise refused_row(frame, None, table, str(error.args[-1])) from None
 
     def _check_sizes(self, table: str, frame: pl.DataFrame) -> None:
-        """A row that no statement can hold is found before the server hangs up over it."""
+        """Refuses a row that no statement can hold, before the server hangs up over it."""
         texts = [pl.col(name).str.len_bytes().fill_null(0) for name in frame.select(pl.col(pl.String)).columns]
         sizes = frame.select(size=pl.sum_horizontal(texts) * BYTES_PER_BYTE)["size"]
         largest = sizes.arg_max()
@@ -156,7 +158,7 @@ class Loader:
             raise refused_row(frame, largest, table, self._too_large(sizes[largest]))
 
     def check_mark(self, mark: Sequence[Any]) -> None:
-        """Before the server hangs up over a mark that is larger than its packets may be."""
+        """Refuses a mark that is larger than the server's packets may be, before it hangs up over it."""
         size = sum(len(value) for value in mark if isinstance(value, str | bytes)) * BYTES_PER_BYTE
         if size + ROOM_BYTES > self.packet_bytes:
             raise BadInput(f"the mark of a partition does not fit: {self._too_large(size)}, or make partitions smaller")

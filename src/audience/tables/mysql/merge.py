@@ -124,7 +124,7 @@ def merge(
 
 
 def _make_tables(cursor: Any, conflicts: dict[str, str]) -> None:
-    """The session's own, gone with it."""
+    """Makes tables of the session's own, gone with it."""
     for declared in TABLES:
         cursor.execute(f"CREATE TEMPORARY TABLE {declared} ENGINE = InnoDB DEFAULT CHARSET utf8mb4 COLLATE utf8mb4_bin")
     if conflicts:
@@ -132,7 +132,7 @@ def _make_tables(cursor: Any, conflicts: dict[str, str]) -> None:
 
 
 def _taken(name: str) -> str:
-    """A column of a new row."""
+    """Returns a column of a new row as SQL."""
     own = {"published_at": "COALESCE(n.since, %(at)s)", "version": "%(version)s"}
     return own.get(name, f"r.{quoted(name)}")
 

@@ -57,7 +57,7 @@ STRAIGHT_JOIN {results} r ON r.task_id = %(task)s AND r.`partition` = w.`partiti
 
 
 def make_tables(cursor: Any) -> None:
-    """The session's own, gone with it. Before a transaction begins."""
+    """Makes tables of the session's own, gone with it."""
     for declared in TABLES:
         cursor.execute(f"CREATE TEMPORARY TABLE {declared} ENGINE = InnoDB DEFAULT CHARSET utf8mb4 COLLATE utf8mb4_bin")
 

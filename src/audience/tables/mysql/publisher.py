@@ -220,7 +220,7 @@ class MysqlPublisher:
         return f"{self.url}, table {present(index)}"
 
     def _exists(self) -> bool:
-        """Whether this publication was ever begun."""
+        """Returns whether this publication was ever begun."""
         with self.server.writing() as connection, connection.cursor() as cursor:
             return bool(_rows(cursor, f"SELECT 1 FROM {PUBLICATIONS} WHERE publication = %s", (self.publication,)))
 

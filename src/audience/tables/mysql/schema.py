@@ -1,14 +1,11 @@
 """The tables of a target in a MariaDB or MySQL database: which are ours, and how they are made."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from audience.databases.mysql import quoted
 from audience.errors import BadInput
-from audience.tables.base import PRODUCTION_COLUMNS
-from audience.tables.result_rows import STORED
 from audience.tables.sql.dialect import Dialect
-from audience.tables.sql.schema import MARKS, OURS, PRODUCTION_KEY, RESULTS_KEY, TASKS, not_ours
+from audience.tables.sql.schema import MARKS, OURS, TASKS, not_ours
 
 LONGEST_NAME = 64
 LONGEST_TASK = 100
@@ -47,18 +44,12 @@ ON DUPLICATE KEY UPDATE fence = IF(state = 'open' AND fence <= VALUES(fence), VA
         return name
 
 
-DIALECT = MysqlDialect(quoted)
+DIALECT = MysqlDialect(quoted, TYPES, TEXT)
 
 
 def create_task_tables(cursor: Any) -> None:
     for name, declared in TASK_TABLES.items():
         create(cursor, name, declared)
-
-
-def create_group_tables(cursor: Any, group: str) -> None:
-    """Creates the table of results last: by that one a group is found."""
-    create(cursor, DIALECT.production_table(group), _declared((*PRODUCTION_COLUMNS, "n"), PRODUCTION_KEY))
-    create(cursor, DIALECT.results_table(group), _declared(STORED, RESULTS_KEY))
 
 
 def is_prepared(cursor: Any) -> bool:
@@ -73,11 +64,6 @@ def groups_of(cursor: Any) -> list[str]:
         (OURS,),
     )
     return [name for (name,) in cursor.fetchall()]
-
-
-def _declared(columns: Sequence[str], key: Sequence[str]) -> str:
-    parts = [f"{quoted(name)} {TYPES.get(name, TEXT)}" for name in columns]
-    return ", ".join([*parts, f"PRIMARY KEY ({', '.join(map(quoted, key))})"])
 
 
 def create(cursor: Any, name: str, declared: str) -> None:

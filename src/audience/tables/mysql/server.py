@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from audience.databases import mysql
+from audience.databases import faults, mysql
 from audience.databases.mysql import Address
-from audience.errors import AudienceError, BadInput, NotFound, Transient
+from audience.errors import AudienceError
 
 IDLE_S = 300
 
@@ -84,21 +84,10 @@ class MysqlServer(Address):
     def as_ours(self, error: Exception) -> AudienceError:
         """Returns what an error of the driver means to whoever asked."""
         number, reason = mysql.said(error)
-        where = f"the server {self.shown}"
-        if number in mysql.GONE or number == 0:
-            return Transient(f"{where} cannot be reached now ({number}: {reason})")
-        if number in mysql.BUSY:
-            return Transient(f"{where} was waiting for another transaction ({number}: {reason})")
-        if number in mysql.FULL:
-            return Transient(f"{where} has no space left ({number}: {reason}): free some and it goes on")
-        if number in mysql.MISSING:
-            return NotFound(f"{where}: {reason}")
-        if number in mysql.REFUSED:
-            hint = "; `audience doctor` says what to grant" if number in mysql.NOT_GRANTED else ""
-            return BadInput(f"{where} refuses: {reason}{hint}")
-        if number in mysql.TOO_SLOW:
-            return BadInput(f"{where} stopped a statement that took too long ({reason}): raise statement_timeout_s")
-        return BadInput(f"{where}: {reason} ({number})")
+        fault = mysql.fault_of(number)
+        said = f"{number}: {reason}" if fault in ("gone", "busy", "full") else reason
+        hint = "; `audience doctor` says what to grant" if number in mysql.NOT_GRANTED else ""
+        return faults.as_ours(fault, f"the server {self.shown}", said, number, hint)
 
 
 def plain_values() -> dict[Any, Any]:

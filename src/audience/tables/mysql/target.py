@@ -10,14 +10,7 @@ from audience.databases.mysql import listed, quoted
 from audience.errors import BadInput, NotFound
 from audience.tables.batches import BATCH_BYTES
 from audience.tables.mysql.production import make_tables, resolve_conflicts
-from audience.tables.mysql.schema import (
-    DIALECT,
-    LONGEST_TASK,
-    create_group_tables,
-    create_task_tables,
-    groups_of,
-    is_prepared,
-)
+from audience.tables.mysql.schema import DIALECT, LONGEST_TASK, create, create_task_tables, groups_of, is_prepared
 from audience.tables.mysql.server import MysqlServer, plain_values
 from audience.tables.result_rows import result_batch
 from audience.tables.sql.target import Loader, SqlTarget
@@ -37,7 +30,6 @@ class MysqlTarget(SqlTarget):
 
     dialect = DIALECT
     _create_task_tables = staticmethod(create_task_tables)
-    _create_group_tables = staticmethod(create_group_tables)
     _groups = staticmethod(groups_of)
     _resolve_conflicts = staticmethod(resolve_conflicts)
 
@@ -53,7 +45,8 @@ class MysqlTarget(SqlTarget):
         super().prepare(task, fence, groups)
 
     def check(self) -> None:
-        """Also tries what production does, which comes after all the labeling: this user may have no right to."""
+        """Tries to connect, and also what production does: that comes after all the labeling, and this user may have no
+        right to it."""
         with self._making() as cursor:
             try:
                 with self.server.mapped_errors():
@@ -76,15 +69,15 @@ class MysqlTarget(SqlTarget):
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[Any]:
-        """Not in one transaction, so that no log or lock of the server grows with the table; and without the locks of
-        gaps, at which the writers of other tasks would wait."""
+        """Opens a session, not one transaction, so that no log or lock of the server grows with the table; and without
+        the locks of gaps, at which the writers of other tasks would wait."""
         with self._making() as cursor:
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
             yield cursor
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Any]:
-        """A cursor that sees what was there when it began, however long its reader takes; times come as text."""
+        """Opens a cursor that sees what was there when it began, however long its reader takes; times come as text."""
         with self.server.writing(conv=plain_values()) as connection, connection.cursor() as cursor:
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             cursor.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
@@ -100,7 +93,7 @@ class MysqlTarget(SqlTarget):
 
     @contextlib.contextmanager
     def _producing(self) -> Iterator[Any]:
-        """Temporary tables first: no lock is held while they are made."""
+        """Makes the temporary tables first: no lock is held meanwhile."""
         with self.server.transaction() as connection, connection.cursor() as cursor:
             make_tables(cursor)
             yield cursor
@@ -114,8 +107,11 @@ class MysqlTarget(SqlTarget):
 
         return load.Loader(session.connection)
 
+    def _create(self, session: Any, table: str, columns: Sequence[str], key: tuple[str, ...], /) -> None:
+        create(session, table, DIALECT.declared(columns, key))
+
     def _marks(self, sql: str, task: str) -> Iterator[Sequence[Any]]:
-        """One after another: an answer that is not read to its end keeps the session from being used."""
+        """Asks for one after another: an answer that is not read to its end keeps the session from being used."""
         with self._making() as cursor:
             last = -1
             while cursor.execute(f"{sql} AND `partition` > %s ORDER BY `partition` LIMIT 1", (task, last)):
@@ -125,7 +121,7 @@ class MysqlTarget(SqlTarget):
     def _rows(
         self, session: Any, table: str, key: tuple[str, ...], task: str, names: Sequence[str], group: str
     ) -> Iterator[pa.RecordBatch]:
-        """Each piece after the last; how many rows are asked for follows their size."""
+        """Reads each piece after the last one's end; how many rows are asked for follows their size."""
         sql = (
             f"SELECT {listed((*names, *key))} FROM {quoted(table)} "
             f"WHERE task_id = %(task)s AND {AFTER[key]} ORDER BY {listed(key)} LIMIT %(limit)s"
@@ -139,7 +135,7 @@ class MysqlTarget(SqlTarget):
             place["limit"] = max(1, min(PIECE_ROWS, len(rows) * BATCH_BYTES // max(batch.nbytes, 1)))
 
     def _remove(self, session: Any, table: str, column: str, key: Sequence[str], task: str) -> None:
-        """In parts, in the order of the key: it is found without a sort."""
+        """Deletes in parts, in the order of the key: it is found without a sort."""
         sql = f"DELETE FROM {quoted(table)} WHERE {quoted(column)} = %s ORDER BY {listed(key)} LIMIT {DELETE_ROWS}"
         while session.execute(sql, (task,)):
             pass

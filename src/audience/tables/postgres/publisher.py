@@ -19,7 +19,7 @@ from audience.errors import AudienceError, Conflict, NotFound
 from audience.tables.batches import rebatched
 from audience.tables.postgres.load import load
 from audience.tables.postgres.merge import merge
-from audience.tables.postgres.schema import TEXT, TYPES, comment_of, create
+from audience.tables.postgres.schema import DIALECT, TEXT, PostgresDialect, comment_of, create
 from audience.tables.postgres.server import PostgresServer
 from audience.tables.publications import (
     PUBLISHED_SCHEMA,
@@ -38,13 +38,14 @@ DECLARED = (
     "version bigint NOT NULL, former bigint NOT NULL, indexes text NOT NULL, begun text NOT NULL"
 )
 TYPE_OF = {
-    **TYPES,
+    **DIALECT.types,
     "subject": f"{TEXT} NOT NULL",
     "panel": f"{TEXT} NOT NULL",
     "published_at": "timestamp NOT NULL",
     "version": "bigint NOT NULL",
     "run": "bigint NOT NULL",
 }
+PUBLISHED = PostgresDialect(quoted, TYPE_OF, TEXT)
 COLUMNS = listed(PUBLISHED_SCHEMA.names)
 ADMIT = f"UPDATE {PUBLICATIONS} SET fence = %s, state = %s, begun = %s WHERE publication = %s"
 BEGUN = f"UPDATE {PUBLICATIONS} SET begun = %s WHERE publication = %s"
@@ -101,8 +102,8 @@ class PostgresPublisher:
         return row
 
     def _remove_aside(self, fence: int, begun: Sequence[str], indexes: Sequence[str]) -> None:
-        """Of what was `begun`, only `indexes` are now. Whoever still works with its tables was overtaken: nobody waits
-        for the end of that."""
+        """Removes what is aside of `begun`; of that, only `indexes` are begun now. Whoever still works with its tables
+        was overtaken: nobody waits for the end of that."""
         tables = [table for index in begun for table in (incoming(index), following(index))]
         with self.server.writing() as connection:
             connection.execute(END_HOLDERS, ([quoted(table) for table in tables],))
@@ -117,8 +118,8 @@ class PostgresPublisher:
         fence, new, merged = publishing.fence, incoming(index), following(index)
         with self._step(fence) as (connection, _):
             _drop(connection, new, merged)
-            connection.execute(f"CREATE UNLOGGED TABLE {quoted(new)} ({_declared(STAGED_SCHEMA)})")
-            connection.execute(f"CREATE TABLE {quoted(merged)} ({_declared(PUBLISHED_SCHEMA)})")
+            connection.execute(f"CREATE UNLOGGED TABLE {quoted(new)} ({PUBLISHED.declared(STAGED_SCHEMA.names)})")
+            connection.execute(f"CREATE TABLE {quoted(merged)} ({PUBLISHED.declared(PUBLISHED_SCHEMA.names)})")
         for batch in rebatched(rows):
             frame = pl.from_arrow(batch)
             assert isinstance(frame, pl.DataFrame)
@@ -192,8 +193,8 @@ class PostgresPublisher:
 
     @contextlib.contextmanager
     def _step(self, fence: int) -> Iterator[tuple[Any, Row]]:
-        """A transaction of this attempt, if it is the newest at its beginning and at its end; our row, too. One that
-        was overtaken meanwhile may find its tables or its session gone."""
+        """Opens a transaction of this attempt, if it is the newest at its beginning and at its end; our row, too. One
+        that was overtaken meanwhile may find its tables or its session gone."""
         try:
             with self.server.transaction() as connection:
                 yield connection, self._checked(connection, fence)
@@ -225,10 +226,6 @@ def _refuse_foreign(connection: Any, row: Row, indexes: Sequence[str], version: 
                 raise not_ours(table, comment)
 
 
-def _declared(schema: pa.Schema) -> str:
-    return ", ".join(f"{quoted(name)} {TYPE_OF.get(name, TEXT)}" for name in schema.names)
-
-
 def _versions(row: Row, index: str) -> tuple[str, str]:
     return _version(index, row.version), _version(index, row.former)
 
@@ -238,7 +235,8 @@ def _version(index: str, version: int) -> str:
 
 
 def _show(connection: Any, index: str, version: int, other: int = 0) -> None:
-    """The view shows this version; where the index had no rows in it, the other one's columns and none of its rows."""
+    """Makes the view show this version; where the index had no rows in it, the other one's columns and none of its
+    rows."""
     table, where = _version(index, version), ""
     if comment_of(connection, table) is None:
         table, where = _version(index, other), " WHERE false"

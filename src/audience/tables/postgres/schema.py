@@ -1,14 +1,11 @@
 """The tables of a target in a PostgreSQL database: which are ours, and how they are made."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from audience.databases.postgres import quoted
 from audience.errors import BadInput
-from audience.tables.base import PRODUCTION_COLUMNS
-from audience.tables.result_rows import STORED
 from audience.tables.sql.dialect import Dialect
-from audience.tables.sql.schema import MARKS, OURS, PRODUCTION_KEY, RESULTS_KEY, TASKS, not_ours
+from audience.tables.sql.schema import MARKS, OURS, TASKS, not_ours
 
 LONGEST_NAME = 63
 TEXT = 'text COLLATE "C"'
@@ -36,24 +33,18 @@ class PostgresDialect(Dialect):
     text_of_time = "{}::text"
 
     def checked(self, name: str) -> str:
-        """The server would cut a longer name without a word."""
+        """Refuses a name that the server would cut without a word."""
         if len(name.encode()) > LONGEST_NAME:
             raise BadInput(f"the table name {name} has more than {LONGEST_NAME} bytes: a shorter group?")
         return name
 
 
-DIALECT = PostgresDialect(quoted)
+DIALECT = PostgresDialect(quoted, TYPES, TEXT)
 
 
 def create_task_tables(connection: Any) -> None:
     for name, declared in TASK_TABLES.items():
         create(connection, name, declared)
-
-
-def create_group_tables(connection: Any, group: str) -> None:
-    """Creates the table of results last: by that one a group is found."""
-    create(connection, DIALECT.production_table(group), _declared((*PRODUCTION_COLUMNS, "n"), PRODUCTION_KEY))
-    create(connection, DIALECT.results_table(group), _declared(STORED, RESULTS_KEY))
 
 
 def is_prepared(connection: Any) -> bool:
@@ -68,11 +59,6 @@ def groups_of(connection: Any) -> list[str]:
         (OURS,),
     )
     return sorted(name for (name,) in found)
-
-
-def _declared(columns: Sequence[str], key: Sequence[str]) -> str:
-    parts = [f"{quoted(name)} {TYPES.get(name, TEXT)}" for name in columns]
-    return ", ".join([*parts, f"PRIMARY KEY ({', '.join(map(quoted, key))})"])
 
 
 def create(connection: Any, name: str, declared: str) -> None:

@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Generator, Iterator
 from typing import Any
 
-from audience.databases import postgres
+from audience.databases import faults, postgres
 from audience.databases.postgres import Address, quoted
-from audience.errors import AudienceError, BadInput, NotFound, Transient
+from audience.errors import AudienceError, NotFound
 
 IDLE_S = 300
 LOCK_WAIT_S = 60
@@ -91,18 +91,5 @@ class PostgresServer(Address):
         """Returns what an error of a driver means to whoever asked. `state`: the SQLSTATE; None when the server said
         nothing."""
         reason = postgres.first_line(error)
-        where = f"the server {self.shown}"
         state = postgres.state_of(state, reason)
-        if state is None or state.startswith(postgres.GONE):
-            return Transient(f"{where} cannot be reached now ({reason})")
-        if state in postgres.BUSY:
-            return Transient(f"{where} was waiting for another transaction ({reason})")
-        if state in postgres.FULL:
-            return Transient(f"{where} has no space left ({reason}): free some and it goes on")
-        if state in postgres.MISSING:
-            return NotFound(f"{where}: {reason}")
-        if state.startswith(postgres.REFUSED):
-            return BadInput(f"{where} refuses: {reason}")
-        if state == postgres.TOO_SLOW:
-            return BadInput(f"{where} stopped a statement that took too long ({reason}): raise statement_timeout_s")
-        return BadInput(f"{where}: {reason} ({state})")
+        return faults.as_ours(postgres.fault_of(state), f"the server {self.shown}", reason, state)

@@ -12,7 +12,7 @@ from audience.tables.base import RESULT_SCHEMA
 from audience.tables.batches import rebatched
 from audience.tables.postgres.load import NUL, Loader
 from audience.tables.postgres.production import resolve_conflicts
-from audience.tables.postgres.schema import DIALECT, create_group_tables, create_task_tables, groups_of, is_prepared
+from audience.tables.postgres.schema import DIALECT, create, create_task_tables, groups_of, is_prepared
 from audience.tables.postgres.server import PostgresServer
 from audience.tables.sql.target import Session, SqlTarget
 
@@ -26,7 +26,6 @@ class PostgresTarget(SqlTarget):
     unstorable = NUL
     dialect = DIALECT
     _create_task_tables = staticmethod(create_task_tables)
-    _create_group_tables = staticmethod(create_group_tables)
     _groups = staticmethod(groups_of)
     _loader = staticmethod(Loader)
     _resolve_conflicts = staticmethod(resolve_conflicts)
@@ -53,7 +52,8 @@ class PostgresTarget(SqlTarget):
             yield connection
 
     def _changing(self) -> Session:
-        """Statement by statement: no lock of a task is held while its rows are deleted."""
+        """Opens a session in which each statement stands for itself: no lock of a task is held while its rows are
+        deleted."""
         return self.server.writing()
 
     _reading = _changing
@@ -63,8 +63,11 @@ class PostgresTarget(SqlTarget):
 
     _producing = _writing
 
+    def _create(self, session: Any, table: str, columns: Sequence[str], key: tuple[str, ...], /) -> None:
+        create(session, table, DIALECT.declared(columns, key))
+
     def _marks(self, sql: str, task: str) -> Iterator[Sequence[Any]]:
-        """Through a cursor of the server: the driver would fetch all of them at once, with their authors."""
+        """Reads through a cursor of the server: the driver would fetch all of them at once, with their authors."""
         with self.server.writing() as connection, connection.transaction(), connection.cursor("marks") as cursor:
             cursor.itersize = 1
             yield from cursor.execute(f"{sql} ORDER BY partition", (task,))
@@ -72,7 +75,7 @@ class PostgresTarget(SqlTarget):
     def _rows(
         self, session: Any, table: str, key: tuple[str, ...], task: str, names: Sequence[str], group: str
     ) -> Iterator[pa.RecordBatch]:
-        """Streamed as Arrow in a session of its own; that driver takes no parameters in a stream."""
+        """Streams Arrow in a session of its own; that driver takes no parameters in a stream."""
         from psycopg.sql import Literal
 
         where = f"{quoted(self.server.schema)}.{quoted(table)} WHERE task_id = {Literal(task).as_string(None)}"

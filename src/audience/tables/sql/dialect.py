@@ -2,7 +2,7 @@
 
 What is here is what SQLite and PostgreSQL say; MariaDB and MySQL differ in their upserts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from audience.tables.sql.schema import MARKS, TASKS
 
@@ -24,8 +24,10 @@ ON CONFLICT (task) DO UPDATE SET fence = excluded.fence WHERE t.fence <= exclude
     """(task, fence): admits a fence that is as new as the present one."""
     deleted = f"INSERT INTO {TASKS} VALUES (%s, 0, 'deleted') ON CONFLICT (task) DO UPDATE SET state = 'deleted'"
 
-    def __init__(self, quoted: Callable[[str], str]) -> None:
-        self.quoted = quoted
+    def __init__(self, quoted: Callable[[str], str], types: Mapping[str, str], text: str) -> None:
+        """Takes what the statements are made of. `types`: those of columns that are no plain text; `text`: the type of
+        all others."""
+        self.quoted, self.types, self.text = quoted, types, text
 
     def results_table(self, group: str) -> str:
         return self.checked(f"results_{group}")
@@ -41,38 +43,45 @@ ON CONFLICT (task) DO UPDATE SET fence = excluded.fence WHERE t.fence <= exclude
         """Returns identifiers as SQL, with commas between them."""
         return ", ".join(map(self.quoted, names))
 
+    def declared(self, columns: Sequence[str], key: Sequence[str] = ()) -> str:
+        """Returns the columns of a table, and its primary key, if it has one, as DDL."""
+        parts = [f"{self.quoted(name)} {self.types.get(name, self.text)}" for name in columns]
+        return ", ".join([*parts, *([f"PRIMARY KEY ({self.listed(key)})"] if key else [])])
+
     def bound(self, sql: str) -> str:
         """Returns a statement as the driver takes it."""
         return sql if self.placeholder == "%s" else sql.replace("%s", self.placeholder)
 
     def state(self, lock: str) -> str:
-        """(task): its fence and state. `lock` makes who changes them wait for this transaction, or the other way."""
+        """Returns SQL of (task): its fence and state. `lock` makes who changes them wait for this transaction, and this
+        one for who does."""
         return f"SELECT fence, state FROM {TASKS} WHERE task = %s {lock}"
 
     @property
     def barred(self) -> str:
-        """(fence, task, fence): refuses every older fence."""
+        """Returns SQL of (fence, task, fence): refuses every older fence."""
         return f"UPDATE {TASKS} SET fence = %s WHERE task = %s AND fence < %s AND state = 'open'"
 
     @property
     def claimed(self) -> str:
-        """(task, partition, fence): the mark, unless it is there: then no row is affected. On a server it waits for
-        another writer of the partition to end."""
+        """Returns SQL of (task, partition, fence): makes the mark, unless it is there; then no row is affected. On a
+        server it waits for another writer of the partition to end."""
         return f"INSERT INTO {MARKS} VALUES (%s, %s, %s, 0, '', {self.no_bytes}) {self.unless_there}"
 
     @property
     def done(self) -> str:
-        """(rows, statistics, authors, task, partition): what the mark says when all rows are in."""
+        """Returns SQL of (rows, statistics, authors, task, partition): completes the mark when all rows are in."""
         rows, partition = self.quoted("rows"), self.quoted("partition")
         return f"UPDATE {MARKS} SET {rows} = %s, statistics = %s, authors = %s WHERE task = %s AND {partition} = %s"
 
     def marks(self, *, authors: bool) -> str:
-        """The columns of a `Mark` and their table; without `authors` that blob is not read."""
+        """Returns SQL of (task): the columns of a `Mark`, to which an order is added; without `authors` that blob is
+        not read."""
         columns = self.listed(("partition", "rows", "statistics"))
         return f"SELECT {columns}, {'authors' if authors else self.no_bytes} FROM {MARKS} WHERE task = %s"
 
     def row(self, table: str, columns: Sequence[str]) -> str:
-        """(task, partition, n): one result row, its time as text."""
+        """Returns SQL of (task, partition, n): one result row, its time as text."""
         taken = [
             self.text_of_time.format(self.quoted(name)) if name == "create_time" else self.quoted(name)
             for name in columns

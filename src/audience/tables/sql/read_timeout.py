@@ -24,9 +24,9 @@ EXIT_STATUS = 75
 
 @contextlib.contextmanager
 def read_timeout(host: str, port: int, timeout_s: float, before: Container[int] | None = None) -> Iterator[None]:
-    """What goes on inside has to end within `timeout_s`; else its connections are cut, and Transient is raised.
-    `before`: the sockets there were before the connection was opened; by default those there are now. Connections
-    that other threads opened to the same server since are cut as well; what used them is tried again."""
+    """Ends what goes on inside after `timeout_s`: its connections are cut, and Transient is raised. `before`: the
+    sockets there were before the connection was opened; by default those there are now. Connections that other threads
+    opened to the same server since are cut as well; what used them is tried again."""
     before = sockets() if before is None else before
     fired = threading.Event()
 
@@ -65,7 +65,8 @@ def _after(delay_s: float, what: Callable[[], None]) -> Iterator[None]:
 
 
 def sockets() -> dict[int, int]:
-    """The sockets of this process: inode -> descriptor. Inodes are not used again as soon as descriptors are."""
+    """Returns the sockets of this process: inode -> descriptor. Inodes are not used again as soon as descriptors
+    are."""
     found = {}
     with contextlib.suppress(OSError):
         for entry in DESCRIPTORS.iterdir():

@@ -68,12 +68,12 @@ class SqlTarget(ABC):
     def _create_task_tables(self, session: Any, /) -> None: ...
 
     @abstractmethod
-    def _create_group_tables(self, session: Any, group: str, /) -> None:
-        """Creates the table of results last: by that one a group is found."""
+    def _create(self, session: Any, table: str, columns: Sequence[str], key: tuple[str, ...], /) -> None:
+        """Creates a table, unless it is there; refuses one that is not ours."""
 
     @abstractmethod
     def _is_prepared(self) -> bool:
-        """Whether anything was ever prepared here."""
+        """Returns whether anything was ever prepared here."""
 
     @abstractmethod
     def _groups(self, session: Any, /) -> list[str]:
@@ -112,8 +112,10 @@ class SqlTarget(ABC):
             self._run(session, self.dialect.admitted, (task, fence))
             if self._state(session, task) != (fence, "open"):
                 raise Conflict(f"task {task} was taken over or deleted; fence {fence} is not admitted")
-            for group in groups:
-                self._create_group_tables(session, group)
+            for group in groups:  # the table of results is the last: by that one a group is found
+                production = self.dialect.production_table(group)
+                self._create(session, production, (*PRODUCTION_COLUMNS, "n"), PRODUCTION_KEY)
+                self._create(session, self.dialect.results_table(group), STORED, RESULTS_KEY)
 
     def bar(self, task: str, fence: int) -> None:
         if self._is_prepared():
@@ -126,9 +128,9 @@ class SqlTarget(ABC):
     def write(
         self, task: str, partition: int, fence: int, rows: Iterable[pa.RecordBatch], statistics: Statistics
     ) -> bool:
-        """The fence is checked first and, under a shared lock, last: writers of one task do not wait for each other,
-        and what raises the fence does not wait for rows. The mark goes in before the rows: a second writer of the
-        partition waits at it, and then finds it there."""
+        """Checks the fence first and, under a shared lock, last: writers of one task do not wait for each other, and
+        what raises the fence does not wait for rows. The mark goes in before the rows: a second writer of the partition
+        waits at it, and then finds it there."""
         batches = iter(rows)
         buffered = gathered(batches)  # before a lock is held: models may take their time
         with self._writing() as session:
@@ -170,7 +172,7 @@ class SqlTarget(ABC):
         return found
 
     def produce(self, task: str, group: str, fence: int, rules: ConflictRules) -> tuple[int, int]:
-        """What raises the fence waits for the end of this, and this for what raises it."""
+        """Locks the fence: what raises it waits for the end of this, and this for what raises it."""
         if not self._is_prepared():
             raise Conflict(f"the results are gone: there is no task {task} in {self.place}")
         with self._producing() as session:
@@ -180,8 +182,8 @@ class SqlTarget(ABC):
             return self._resolve_conflicts(session, task, group, rules)
 
     def delete(self, task: str) -> None:
-        """The task is barred first and for good. What is deleted then may be deleted in parts: its writers are gone, or
-        are refused at their end."""
+        """Bars the task first and for good. What is deleted then may be deleted in parts: its writers are gone, or are
+        refused at their end."""
         if not self._is_prepared():
             return
         with self._changing() as session:

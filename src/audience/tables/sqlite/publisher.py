@@ -47,8 +47,6 @@ from audience.tables.sqlite.merge import KEYS, merge
 from audience.tables.sqlite.schema import DIALECT, columns_of, create
 from audience.tables.sqlite.server import SqliteFile
 
-NUMBERS = ("fence", "version", "former")
-RECORD = {name: pa.int64() if name in NUMBERS else pa.large_string() for name in COLUMNS}
 ADMIT = f"UPDATE {PUBLICATIONS} SET fence = ?, begun = '[]' WHERE publication = ?"
 
 
@@ -69,7 +67,7 @@ class SqlitePublisher:
 
     def begin(self, publishing: Publishing, indexes: Sequence[str]) -> PublishedVersions:
         with self.file.changing(new=True) as db:
-            create(db, PUBLICATIONS, RECORD, ("publication",))
+            create(db, PUBLICATIONS, COLUMNS, ("publication",))
         with self.file.transaction() as db:
             row = self._admit(db, publishing.fence)
             if row.version != publishing.version:
@@ -99,8 +97,8 @@ class SqlitePublisher:
     def merge(self, publishing: Publishing, index: str, rows: Iterable[pa.RecordBatch]) -> list[Change]:
         with self._transaction(publishing.fence) as db:
             _drop(db, following(index), incoming(index))
-            create(db, incoming(index), _types(STAGED_SCHEMA), ("n",))
-            create(db, following(index), _types(PUBLISHED_SCHEMA), KEYS)
+            create(db, incoming(index), STAGED_SCHEMA.names, ("n",))
+            create(db, following(index), PUBLISHED_SCHEMA.names, KEYS)
         for batch in rows:
             with self._transaction(publishing.fence) as db:
                 load(db, incoming(index), pl.DataFrame(batch).select(STAGED_SCHEMA.names))
@@ -164,7 +162,7 @@ class SqlitePublisher:
         return f"{self.file.path}, table {present(index)}"
 
     def _row(self, db: sqlite3.Connection) -> Row | None:
-        if columns_of(db, PUBLICATIONS) != list(RECORD):
+        if columns_of(db, PUBLICATIONS) != list(COLUMNS):
             raise not_ours(PUBLICATIONS)
         found = db.execute(f"{ROWS} WHERE publication = ?", (self.publication,)).fetchone()
         return Row.read(found) if found else None
@@ -193,7 +191,3 @@ def _rename(db: sqlite3.Connection, moves: Moves) -> None:
     for table, to in moves:
         if columns_of(db, table):
             db.execute(f"ALTER TABLE {quoted(table)} RENAME TO {quoted(to)}")
-
-
-def _types(schema: pa.Schema) -> dict[str, pa.DataType]:
-    return {field.name: field.type for field in schema}

@@ -1,17 +1,14 @@
 """The tables of a target in a SQLite file: which are ours, and how they are made."""
 
 import sqlite3
-from collections.abc import Mapping
-
-import pyarrow as pa
+from collections.abc import Sequence
 
 from audience.databases.sqlite import quoted
-from audience.tables.base import PRODUCTION_COLUMNS
-from audience.tables.result_rows import STORED, types_of
+from audience.tables.result_rows import STORED
 from audience.tables.sql.dialect import Dialect
-from audience.tables.sql.schema import MARKS, PRODUCTION_KEY, RESULTS_KEY, TASKS, not_ours
+from audience.tables.sql.schema import MARKS, TASKS, not_ours
 
-SQL_TYPES = {pa.float64(): "REAL", pa.int64(): "INTEGER"}
+TYPES = {"score": "REAL", **dict.fromkeys(("partition", "n", "posts", "run", "version", "fence", "former"), "INTEGER")}
 TASK_TABLES = f"""
 CREATE TABLE IF NOT EXISTS {TASKS} (
     task TEXT PRIMARY KEY, fence INTEGER NOT NULL, state TEXT NOT NULL) WITHOUT ROWID;
@@ -29,13 +26,7 @@ class SqliteDialect(Dialect):
     lock = shared_lock = ""
 
 
-DIALECT = SqliteDialect(quoted)
-
-
-def create_group_tables(db: sqlite3.Connection, group: str) -> None:
-    """Creates the table of results last: by that one a group is found."""
-    create(db, DIALECT.production_table(group), types_of((*PRODUCTION_COLUMNS, "n")), PRODUCTION_KEY)
-    create(db, DIALECT.results_table(group), types_of(STORED), RESULTS_KEY)
+DIALECT = SqliteDialect(quoted, TYPES, "TEXT")
 
 
 def groups_of(db: sqlite3.Connection) -> list[str]:
@@ -45,13 +36,12 @@ def groups_of(db: sqlite3.Connection) -> list[str]:
     return [name for name in names if columns_of(db, f"results_{name}") == list(STORED)]
 
 
-def create(db: sqlite3.Connection, table: str, columns: Mapping[str, pa.DataType], key: tuple[str, ...]) -> None:
+def create(db: sqlite3.Connection, table: str, columns: Sequence[str], key: tuple[str, ...], /) -> None:
     """Creates one of our tables, unless another process just did; one of that name which is not ours is left alone and
     reported."""
-    declared = ", ".join(f"{quoted(name)} {SQL_TYPES.get(kind, 'TEXT')}" for name, kind in columns.items())
     if not columns_of(db, table):
-        keyed = f"{declared}, PRIMARY KEY ({', '.join(key)})"
-        db.execute(f"CREATE TABLE IF NOT EXISTS {quoted(table)} ({keyed}) WITHOUT ROWID")
+        declared = DIALECT.declared(columns, key)
+        db.execute(f"CREATE TABLE IF NOT EXISTS {quoted(table)} ({declared}) WITHOUT ROWID")
     if columns_of(db, table) != list(columns):
         raise not_ours(table)
 

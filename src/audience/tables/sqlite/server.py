@@ -75,7 +75,8 @@ class SqliteFile:
 
 
 def _use_wal(db: sqlite3.Connection) -> None:
-    """SQLite does not wait by itself when two processes switch a new database at once."""
+    """Switches a new database to the write-ahead log. SQLite does not wait by itself when two processes do so at
+    once."""
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:

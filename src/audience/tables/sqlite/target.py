@@ -13,7 +13,7 @@ from audience.tables.sql.schema import TASKS
 from audience.tables.sql.target import Session, SqlTarget
 from audience.tables.sqlite.load import Loader
 from audience.tables.sqlite.production import resolve_conflicts
-from audience.tables.sqlite.schema import DIALECT, TASK_TABLES, create_group_tables, groups_of
+from audience.tables.sqlite.schema import DIALECT, TASK_TABLES, create, groups_of
 from audience.tables.sqlite.server import SqliteFile
 
 
@@ -21,7 +21,7 @@ class SqliteTarget(SqlTarget):
     """Result and production tables in a SQLite file."""
 
     dialect = DIALECT
-    _create_group_tables = staticmethod(create_group_tables)
+    _create = staticmethod(create)
     _groups = staticmethod(groups_of)
     _loader = staticmethod(Loader)
     _resolve_conflicts = staticmethod(resolve_conflicts)
