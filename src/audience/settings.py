@@ -194,11 +194,22 @@ class Settings(BaseSettings):
         """With its password: never shown, logged or stored."""
         return self.publication_url.get_secret_value() if self.publication_url else None
 
+    def environment(self) -> dict[str, str]:
+        """The variables by which another process reads these same settings, with their passwords: never shown."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return {f"AUDIENCE_{name.upper()}": _as_text(value) for name, value in given.items() if value is not None}
+
     def listening_host(self, given: str | None) -> str:
         """The address that the API listens on. In production (`ENV=production`) somebody must have chosen it."""
         if given is None and "host" not in self.model_fields_set and Inherited().env == "production":
             raise BadInput("ENV is production: say which address to listen on, with --host or AUDIENCE_HOST")
         return given or self.host
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def read_settings() -> Settings:

@@ -18,8 +18,14 @@ from schemathesis.specs.openapi.checks import (
 
 from audience.api.server import create_api
 from audience.app import LOCAL, App
-from audience.labeling.plan import RunSpec, TaskSpec
-from audience.labeling.publish import PublicationSpec
+from audience.app.requests import (
+    ExportRequest,
+    PublicationRequest,
+    PublishRequest,
+    RunRequest,
+    SourceRequest,
+    TaskRequest,
+)
 from audience.settings import Settings
 
 EXAMPLES = 40
@@ -40,19 +46,19 @@ def api_schema(tmp_path_factory: pytest.TempPathFactory):
     files.mkdir()
     (files / "posts.csv").write_text("id,author,content\n1,a,x\n2,b,y\n")
     app = App(Settings(home=folder / "home", files_roots=(files,), allowed_hosts=("*",)))
-    spec = app.sources.new(str(files / "posts.csv"))
-    app.sources.add("posts", spec, LOCAL)
+    app.sources.add("posts", SourceRequest(location=str(files / "posts.csv")), LOCAL)
+    tasks = (TaskRequest(source=SourceRequest(saved="posts")),)
     rules = folder / "rules.csv"
     rules.write_text("label,content\na,x\n")
     model, _ = app.models.add("rules", Path(rules), LOCAL)
     for target in ("labels.db", "labels"):
-        run = app.runs.create(
-            [TaskSpec(name="posts", source=spec)], RunSpec(models=(model,), target=str(files / target)), LOCAL
-        )
-        app.work_on(run)
-    app.publications.add("posts", PublicationSpec(target=str(files / "published.db")), LOCAL)
-    app.publications.carry_out(app.publications.begin("posts", [run], LOCAL))
-    known = {"run_id": run, "name": "posts", "model": "rules"}
+        run = app.runs.create(RunRequest(tasks=tasks, models=(model,), target=str(files / target)), LOCAL)["id"]
+        app.operations.work_on(run)
+    app.publications.add(PublicationRequest(name="posts", target=str(files / "published.db")), LOCAL)
+    app.operations.work_on(app.publications.publish("posts", PublishRequest(runs=(run,)), LOCAL))
+    export = app.exports.begin(ExportRequest(run=run), LOCAL)
+    app.operations.work_on(export)
+    known = {"run_id": run, "operation_id": export, "name": "posts", "model": "rules"}
     schema = schemathesis.openapi.from_asgi("/openapi.json", create_api(app))
 
     @schema.hook
@@ -89,5 +95,6 @@ def test_no_answer_is_outside_the_description(api_schema):
     found = [item.ok() for item in api_schema.exclude(path_regex="/events$").get_all_operations()]
     seen = {operation.label: statuses(operation) for operation in found}
     assert len(seen) > 20
-    for label in ("GET /v1/runs", "GET /v1/runs/{run_id}", "GET /v1/runs/{run_id}/sample", "GET /v1/models/{model}"):
-        assert 200 in seen[label], label
+    answered = ("/v1/runs", "/v1/runs/{run_id}", "/v1/runs/{run_id}/sample", "/v1/models/{model}", "/v1/operations")
+    for path in (*answered, "/v1/operations/{operation_id}", "/v1/operations/{operation_id}/file"):
+        assert 200 in seen[f"GET {path}"], path

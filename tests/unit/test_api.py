@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from audience.api import events, limits
 from audience.api.server import create_api
 from audience.app import LOCAL, App
+from audience.app.requests import SourceRequest
 from audience.app.sources import Sources
 from audience.settings import Settings
 
@@ -45,8 +46,15 @@ def ready(client, table, tmp_path):
 
 def finished(client, app, body):
     run_id = client.post("/v1/runs", json=body).json()["id"]
-    app.work_on(run_id)
+    app.operations.work_on(run_id)
     return client.get(f"/v1/runs/{run_id}").json()
+
+
+def carried_out(client, app, reply):
+    """The operation that a reply tells of, after a worker has had it."""
+    assert (reply.status_code, reply.headers["location"]) == (202, reply.json()["href"]), reply.text
+    app.operations.work_on(reply.json()["id"])
+    return client.get(reply.headers["location"]).json()
 
 
 def problem(reply, status):
@@ -61,7 +69,7 @@ def test_a_run_is_there_before_the_reply_and_shows_its_numbers_when_it_is_done(c
     reply = client.post("/v1/runs", json=ready)
     assert (reply.status_code, reply.json()["state"]) == (202, "planned")
     assert client.get(reply.headers["location"]).json()["state"] == "planned"
-    app.work_on(reply.json()["id"])
+    app.operations.work_on(reply.json()["id"])
     run = client.get(reply.headers["location"]).json()
     statistics = run["tasks"][0]["statistics"]
     assert (run["state"], statistics["complete"], statistics["read"]) == ("done", True, 30)
@@ -79,7 +87,7 @@ def test_a_run_is_there_before_the_reply_and_shows_its_numbers_when_it_is_done(c
 
 def test_numbers_of_finished_partitions_are_shown_while_the_run_is_at_work(client, app, ready):
     run_id = client.post("/v1/runs", json=ready).json()["id"]
-    worker = app.worker()
+    worker = app.operations.worker()
     worker_id = app.store.workers.add("test", 1)
     for _ in range(3):
         worker.handle(app.store.jobs.take(worker_id))
@@ -104,6 +112,24 @@ def test_a_create_with_a_key_is_done_once_and_answered_the_same(client, app, rea
         replies = [client.post(f"/v1/{path}", json=body, headers={"Idempotency-Key": path}) for _ in range(2)]
         assert [r.status_code for r in replies] == [201, 201]
         assert replies[0].json() == replies[1].json()
+
+
+def test_a_create_with_a_key_is_answered_the_same_after_a_restart_warnings_too(app, client, ready):
+    body = {**ready, "conflict_groups": {"conflicts": {"gender": ["mle", "女性"]}}}
+    publication = {"name": "moods", "target": "moods.db"}
+    source = {"name": "more", "url": "posts.db"}
+
+    def replies(client):
+        asked = {"runs": body, "publications": publication, "sources": source}
+        found = [client.post(f"/v1/{p}", json=b, headers={"Idempotency-Key": p}) for p, b in asked.items()]
+        return [(reply.status_code, reply.text, reply.headers["location"]) for reply in found]
+
+    first = replies(client)
+    assert "no label of these models is written as /mle" in first[0][1]
+    app.store.database.close()
+    with TestClient(create_api(App(app.settings)), base_url="http://localhost:8000") as restarted:
+        assert replies(restarted) == first
+    assert len(app.store.runs.page()) == 1
 
 
 def test_a_create_that_failed_may_be_asked_again_with_its_key(client, ready):
@@ -175,7 +201,7 @@ def test_files_outside_the_roots_are_neither_read_nor_written(client, ready, tmp
 def test_a_link_that_is_made_later_does_not_lead_out(client, app, ready, tmp_path):
     run = client.post("/v1/runs", json={**ready, "target": "results"}).json()
     (tmp_path / "files" / "results").symlink_to(tmp_path)
-    app.work_on(run["id"])
+    app.operations.work_on(run["id"])
     found = client.get(run["href"]).json()
     assert (found["state"], "may be used" in found["error"]) == ("failed", True)
     assert not (tmp_path / "results").exists()
@@ -243,7 +269,7 @@ def test_our_own_records_are_neither_source_nor_target(table, rules, tmp_path):
 
 
 def test_no_reply_shows_a_password(client, app, tmp_path):
-    spec = app.sources.new(str(tmp_path / "files" / "posts.csv")).model_copy(
+    spec = app.sources.spec(SourceRequest(location=str(tmp_path / "files" / "posts.csv"))).model_copy(
         update={"secret": app.locations.secrets.seal("geheim")}
     )
     app.store.sources.add("secret", spec.model_dump(mode="json"), LOCAL)
@@ -256,7 +282,7 @@ def test_no_reply_shows_a_password(client, app, tmp_path):
 
 def test_runs_are_listed_by_pages_and_filters(client, app, ready):
     ids = [client.post("/v1/runs", json=ready).json()["id"] for _ in range(5)]
-    app.work_on(ids[0])
+    app.operations.work_on(ids[0])
     seen, cursor = [], None
     while True:
         found = client.get("/v1/runs", params={"limit": 2, **({"cursor": cursor} if cursor else {})}).json()
@@ -332,30 +358,30 @@ def test_rows_that_were_set_aside_are_listed(client, app, ready, tmp_path):
 def test_abort_resume_and_delete(client, app, ready, tmp_path):
     run = client.post("/v1/runs", json=ready).json()
     assert client.post(f"{run['href']}/abort").json()["state"] == "aborting"
-    app.work_on(run["id"])
+    app.operations.work_on(run["id"])
     assert client.get(run["href"]).json()["state"] == "aborted"
     assert client.post(f"{run['href']}/resume").json()["state"] == "running"
-    app.work_on(run["id"])
+    app.operations.work_on(run["id"])
     assert client.get(run["href"]).json()["state"] == "done"
     assert client.post(f"{run['href']}/production", json={}).json()["state"] == "producing"
-    app.work_on(run["id"])
+    app.operations.work_on(run["id"])
     assert client.delete(run["href"]).json()["state"] == "deleting"
-    app.work_on(run["id"])
+    app.operations.work_on(run["id"])
     problem(client.get(run["href"]), 404)
 
 
 def test_an_aborted_run_says_what_it_kept_and_production_of_that_is_made_only_when_asked(client, app, ready):
     run = client.post("/v1/runs", json=ready).json()
-    worker, worker_id = app.worker(), app.store.workers.add("test", 1)
+    worker, worker_id = app.operations.worker(), app.store.workers.add("test", 1)
     for _ in range(3):
         worker.handle(app.store.jobs.take(worker_id))
     client.post(f"{run['href']}/abort")
-    app.work_on(run["id"])
+    app.operations.work_on(run["id"])
     task = client.get(run["href"]).json()["tasks"][0]
     assert (task["state"], task["statistics"]["complete"], task["statistics"]["read"]) == ("aborted", False, 14)
     assert "partial" in problem(client.post(f"{run['href']}/production", json={}), 409)["detail"]
     assert client.post(f"{run['href']}/production", json={"partial": True}).status_code == 202
-    app.work_on(run["id"])
+    app.operations.work_on(run["id"])
     found = client.get(run["href"]).json()
     assert (found["state"], found["tasks"][0]["state"]) == ("aborted", "aborted")
     assert found["tasks"][0]["statistics"]["groups"]["all"]["production"] > 0
@@ -397,7 +423,7 @@ def test_a_quiet_stream_has_heartbeats_and_ends_when_the_run_is_deleted(client, 
             text += piece
             if ": still here" in text and "deleting" not in text:
                 client.delete(run["href"])
-                app.work_on(run["id"])
+                app.operations.work_on(run["id"])
     assert json.loads(told(text)[-1]["data"])["state"] == "deleted"
 
 
@@ -439,7 +465,7 @@ def test_other_names_of_this_machine_are_not_answered(client, app):
 
 
 def test_a_form_of_a_web_page_cannot_ask_for_a_run(client, ready):
-    problem(client.post("/v1/runs", content=json.dumps(ready), headers={"content-type": "text/plain"}), 422)
+    problem(client.post("/v1/runs", content=json.dumps(ready), headers={"content-type": "text/plain"}), 415)
 
 
 def test_a_body_that_is_too_large_is_refused_said_or_not(app, monkeypatch):
@@ -475,27 +501,32 @@ def test_production_is_previewed_published_rolled_back_and_exported(client, app,
     problem(client.post("/v1/publications", json=made), 409)
     run = finished(client, app, ready)
     runs = {"runs": [run["id"]]}
-    assert client.post("/v1/publications/moods/preview", json=runs).status_code == 202
+    previewed = carried_out(client, app, client.post("/v1/publications/moods/preview", json=runs))
     found = client.get("/v1/publications/moods").json()
     assert [(c["index"], c["added"]) for c in found["preview"]["changes"]] == [("board", 5), ("board", 5)]
+    assert (previewed["state"], previewed["result"]) == ("done", found["preview"]["changes"])
     assert (found["version"], found["versions"]) == (None, [])
     reply = client.post("/v1/publications/moods/publish", json={**runs, "base": 0})
-    assert (reply.status_code, reply.json()["under_way"]) == (202, "publish")
+    found = client.get("/v1/publications/moods").json()
+    assert (reply.status_code, found["state"], found["under_way"]) == (202, "busy", "publish")
+    assert found["operation"] == reply.json()["id"]
+    assert "being published" in problem(client.post("/v1/publications/moods/publish", json=runs), 409)["detail"]
+    assert carried_out(client, app, reply)["state"] == "done"
     assert (
         "is published now, not 0"
         in problem(client.post("/v1/publications/moods/publish", json={**runs, "base": 0}), 409)["detail"]
     )
-    client.post("/v1/publications/moods/publish", json={**runs, "replace": True})
+    carried_out(client, app, client.post("/v1/publications/moods/publish", json={**runs, "replace": True}))
     found = client.get("/v1/publications/moods").json()
-    assert (found["state"], found["version"], found["former"], list(found["where"])) == ("idle", 2, 1, ["board"])
-    assert client.post("/v1/publications/moods/rollback").json()["version"] == 1
+    assert (found["state"], found["version"], found["previous"], list(found["where"])) == ("idle", 2, 1, ["board"])
+    assert carried_out(client, app, client.post("/v1/publications/moods/rollback"))["state"] == "done"
+    assert client.get("/v1/publications/moods").json()["version"] == 1
     lines = client.get("/v1/publications/moods/export", params={"index": "board"}).text.splitlines()
     assert {json.loads(line)["version"] for line in lines} == {1}
     assert len(lines) == 10
     problem(client.get("/v1/publications/moods/export", params={"index": "nothing"}), 404)
     assert [item["name"] for item in client.get("/v1/publications").json()["items"]] == ["moods"]
-    problem(client.post("/v1/publications/moods/resume"), 409)
-    assert client.delete("/v1/publications/moods").status_code == 204
+    assert carried_out(client, app, client.delete("/v1/publications/moods"))["state"] == "done"
     problem(client.get("/v1/publications/moods"), 404)
 
 
@@ -509,6 +540,7 @@ def test_what_publishing_stumbles_over_is_in_the_publication(client, app, ready,
     problem(client.post("/v1/publications", json={"name": "x", "target": "../outside.db"}), 422)
     with contextlib.closing(sqlite3.connect(tmp_path / "files" / "labels.db")) as db, db:
         db.execute("DELETE FROM production_all")
-    client.post("/v1/publications/moods/publish", json={"runs": [run["id"]]})
+    failed = carried_out(client, app, client.post("/v1/publications/moods/publish", json={"runs": [run["id"]]}))
     found = client.get("/v1/publications/moods").json()
     assert (found["state"], "it is changing" in found["error"]) == ("idle", True)
+    assert (failed["state"], failed["error"], failed["result"]) == ("failed", found["error"], None)

@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 
 from audience.app import LOCAL, App
+from audience.app.requests import RunRequest, SourceRequest, TaskRequest
 from audience.errors import Conflict, Elsewhere, Transient
-from audience.jobs.backoff import RunBackoff
+from audience.jobs.backoff import OperationBackoff
 from audience.jobs.control import JobCancelled, JobControl
-from audience.jobs.leases import Delays, LeaseMonitor, RetryPolicy
+from audience.jobs.kinds import Outcome
+from audience.jobs.leases import LeaseMonitor, RetryPolicy
 from audience.jobs.local_worker import LocalWorker
 from audience.jobs.memory import EXACT, SAMPLED, MemoryWatch
-from audience.jobs.steps import Steps
-from audience.labeling.plan import RunSpec, TaskSpec
 from audience.labeling.statistics import TaskStatistics
 
 CSV = "label,content,match_type\n女性,媽,partially\n"
@@ -25,13 +25,12 @@ CSV = "label,content,match_type\n女性,媽,partially\n"
 def ask(app, table, rules, tmp_path):
     """Asks for a run of two posts; its id."""
     gender = app.models.add("gender", rules(CSV), LOCAL, fields=("author",))[0]
-    source = app.sources.spec(str(table([(f"p{i}", "c", "媽", "", "2024-01-01") for i in range(2)])))
+    source = SourceRequest(location=str(table([(f"p{i}", "c", "媽", "", "2024-01-01") for i in range(2)])))
 
-    def make(priority: int = 0, **spec: object) -> str:
+    def make(**details: object) -> str:
         target = str(tmp_path / "labels.db")
-        return app.runs.create(
-            [TaskSpec(name="posts", source=source)], RunSpec(models=(gender,), target=target, **spec), LOCAL, priority
-        )
+        tasks = (TaskRequest(source=source, name="posts"),)
+        return str(app.runs.create(RunRequest(tasks=tasks, models=(gender,), target=target, **details), LOCAL)["id"])
 
     return make
 
@@ -58,14 +57,6 @@ def test_who_slept_itself_does_not_take_the_others_for_lost():
     assert monitor.lost({"a": 2}, 3601) == []
 
 
-def test_a_delay_begins_when_a_worker_first_sees_it_and_anew_with_each_attempt():
-    delays = Delays()
-    assert delays.due({(1, 1): 5.0}, 100) == []
-    assert delays.due({(1, 1): 5.0, (2, 1): 1.0}, 104) == []
-    assert delays.due({(1, 1): 5.0, (2, 1): 1.0}, 105) == [1, 2]
-    assert delays.due({(1, 2): 5.0}, 106) == []
-
-
 def test_pauses_between_attempts_double_up_to_half_a_minute():
     assert [RetryPolicy(retry_s=1).delay_s(n) for n in (0, 1, 2, 4, 5, 1000)] == [1, 2, 4, 16, 30, 30]
 
@@ -76,19 +67,19 @@ def test_pauses_between_attempts_double_up_to_half_a_minute():
 def taken(app: App, worker: str) -> str:
     job = app.store.jobs.take(worker)
     assert job is not None
-    return str(job["run_id"])
+    return str(job["operation_id"])
 
 
 def test_runs_are_served_in_turn(app, ask):
     first, second = ask(partition_rows=1), ask(partition_rows=1)
-    worker, steps = app.store.workers.add("w", 1), app.worker()
+    worker, steps = app.store.workers.add("w", 1), app.operations.worker()
     for _ in range(2):
         steps.handle(app.store.jobs.take(worker))
     assert [taken(app, worker) for _ in range(4)] == [first, second, first, second]
 
 
 def test_a_run_of_a_higher_priority_goes_first_and_what_ends_runs_before_all(app, ask):
-    low, normal, high = ask(-1), ask(0), ask(1)
+    low, normal, high = ask(priority="low"), ask(priority="normal"), ask(priority="high")
     app.runs.abort(low, LOCAL)
     worker = app.store.workers.add("w", 1)
     assert [taken(app, worker) for _ in range(3)] == [low, high, normal]
@@ -115,7 +106,7 @@ def test_the_jobs_of_a_lost_worker_go_to_others_and_it_cannot_finish_them(app, a
     assert (again["id"], again["losses"], again["attempts"]) == (job["id"], 1, 2)
     with pytest.raises(Conflict, match="taken away"), app.store.jobs.finishing(job):
         pass
-    app.worker().handle(again)
+    app.operations.worker().handle(again)
     assert app.runs.get(run)["tasks"][0]["n_planned"] == 2
 
 
@@ -129,50 +120,54 @@ def test_who_takes_the_same_job_again_does_not_finish_the_first_attempt(app, ask
         pass
 
 
-def test_a_delayed_job_waits_until_it_is_ripe(app, ask):
+def test_a_delayed_job_waits_until_it_is_due_by_the_clock_of_the_records(app, ask):
     ask()
     worker = app.store.workers.add("a", 1)
     job = app.store.jobs.take(worker)
-    app.store.jobs.put_back(job, 5.0, "away")
+    app.store.jobs.put_back(job, 1.5, "away")
+    put_back = time.monotonic()
     assert app.store.jobs.take(worker) is None
-    assert app.store.jobs.delayed() == {(job["id"], 1): 5.0}
-    again = app.store.jobs.take(worker, [job["id"]])
-    assert (again["failures"], again["delay_s"]) == (1, 5.0)
-    assert app.store.jobs.delayed() == {}
+    assert app.store.jobs.counts()["plan", "delayed"] == 1
+    while (again := app.store.jobs.take(worker)) is None:
+        time.sleep(0.05)
+    assert 1.3 < time.monotonic() - put_back < 5
+    assert (again["id"], again["failures"], again["delay_s"]) == (job["id"], 1, 1.5)
+    taken_again = app.store.jobs.get(job["id"])
+    assert (taken_again["state"], taken_again["due_at"], taken_again["delay_s"]) == ("taken", 0, 0)
 
 
-def test_beats_tell_rows_read_and_hear_what_was_taken_away(app, ask):
-    run = ask()
-    worker = app.store.workers.add("a", 1)
+def test_beats_tell_how_far_jobs_are_and_hear_what_was_taken_away(app, ask):
+    run = ask(partition_rows=1)
+    worker, hands = app.store.workers.add("a", 1), app.operations.worker()
+    hands.handle(app.store.jobs.take(worker))
     job = app.store.jobs.take(worker)
-    assert app.store.workers.beat(worker, {job["id"]: 7}) == {job["id"]}
+    assert job["kind"] == "partition"
+    assert app.store.workers.beat(worker, {job["id"]: (7, 9)}) == {job["id"]}
     assert app.runs.get(run)["tasks"][0]["progress"]["read"] == 7
+    assert app.operations.get(run)["progress"] == {"done": 7, "total": 9, "working": 1, "waiting_for": None}
     app.runs.abort(run, LOCAL)
-    assert app.store.workers.beat(worker, {job["id"]: 8}) == set()
+    assert app.store.workers.beat(worker, {job["id"]: (8, None)}) == set()
     assert app.store.workers.beats() == {worker: 2}
 
 
 # ending jobs
 
 
-class Failing(Steps):
-    """Steps whose every step raises what it is told to."""
-
-    def __init__(self, app: App, error: BaseException) -> None:
-        super().__init__(app.store, app.models.load, app.locations.source, app.locations.target)
-        object.__setattr__(self, "error", error)
-
-    def carry_out(self, job: dict, watch: JobControl) -> None:
-        raise self.error  # type: ignore[attr-defined]
-
-
 def failing(app: App, error: BaseException, **policy: float) -> LocalWorker:
-    return LocalWorker(app.store, Failing(app, error), threads=1, policy=RetryPolicy(**policy))
+    """A worker all of whose jobs raise this."""
+
+    def run(job: dict, control: JobControl) -> Outcome:
+        raise error
+
+    kinds = {name: replace(kind, run=run) for name, kind in app.job_kinds.items()}
+    return LocalWorker(app.store, kinds, threads=1, policy=RetryPolicy(**policy))
 
 
 def handled(app: App, worker: LocalWorker, run: str) -> dict:
-    worker.handle(app.store.jobs.take(app.store.workers.add("w", 1), [j["id"] for j in app.store.jobs.read(run)]))
-    return app.store.jobs.read(run)[0]
+    """The run's first job after this worker had it."""
+    job_id = app.store.operations.jobs(run)[0]["id"]
+    worker.handle(app.store.jobs.claim(job_id, app.store.workers.add("w", 1)))
+    return app.store.operations.jobs(run)[0]
 
 
 def test_what_may_pass_is_tried_again_and_given_up_at_last(app, ask):
@@ -205,7 +200,7 @@ def test_a_stopped_job_is_given_back_without_being_counted(app, ask):
 
 def test_a_report_that_cannot_be_made_fails_the_task_once(app, ask):
     run = ask()
-    worker, worker_id = app.worker(), app.store.workers.add("w", 1)
+    worker, worker_id = app.operations.worker(), app.store.workers.add("w", 1)
     while (job := app.store.jobs.take(worker_id))["kind"] != "report":
         worker.handle(job)
     app.store.jobs.give_back(worker_id, [job["id"]])
@@ -222,15 +217,15 @@ def test_an_abort_is_tried_for_ever(app, ask):
     app.runs.abort(run, LOCAL)
     for error in (Transient("away"), Conflict("odd")):
         worker = failing(app, error, retries=0)
-        job_id = app.store.jobs.read(run)[-1]["id"]
-        worker.handle(app.store.jobs.take(app.store.workers.add("w", 1), [job_id]))
-        assert app.store.jobs.read(run)[-1]["state"] == "waiting"
+        job_id = app.store.operations.jobs(run)[-1]["id"]
+        worker.handle(app.store.jobs.claim(job_id, app.store.workers.add("w", 1)))
+        assert app.store.operations.jobs(run)[-1]["state"] == "waiting"
     assert app.runs.get(run)["waiting_for"] == "odd"
 
 
 def test_a_job_that_no_thread_works_on_is_given_back_after_a_beat(app, ask, caplog):
     ask()
-    worker = app.worker()
+    worker = app.operations.worker()
     worker._id = app.store.workers.add("w", 1)
     job = app.store.jobs.take(worker._id)
     worker._beat()
@@ -242,7 +237,7 @@ def test_a_job_that_no_thread_works_on_is_given_back_after_a_beat(app, ask, capl
 
 
 def test_a_worker_that_was_given_up_goes_on_under_a_new_name(app, ask):
-    worker = app.worker()
+    worker = app.operations.worker()
     worker._id = first = app.store.workers.add("w", 1)
     app.store.workers.remove(first, lost=True)
     worker._beat()
@@ -260,15 +255,15 @@ def test_a_job_that_lacks_something_here_goes_to_others_and_is_told_of_once(app,
         job = handled(app, worker, run)
         assert (job["state"], job["failures"], job["delay_s"]) == ("waiting", 0, 0)
     assert app.runs.get(run)["tasks"][0]["progress"]["waiting_for"] == "the blob is not in /here"
-    assert caplog.text.count("run_left_to_others") == 1
+    assert caplog.text.count("operation_left_to_others") == 1
     assert worker._take() is None
     assert taken(app, app.store.workers.add("other", 1)) == run
 
 
-def test_a_run_is_left_to_others_for_half_a_minute_each_time():
-    backoff = RunBackoff()
+def test_an_operation_is_left_to_others_for_half_a_minute_each_time():
+    backoff = OperationBackoff()
     assert [backoff.leave("a", 0), backoff.leave("b", 20), backoff.leave("a", 31)] == [True, True, False]
-    assert [backoff.runs(now) for now in (40, 55, 70)] == [["a", "b"], ["a"], []]
+    assert [backoff.operations(now) for now in (40, 55, 70)] == [["a", "b"], ["a"], []]
 
 
 # peak memory
@@ -301,13 +296,13 @@ def test_peak_memory_is_sampled_when_tasks_share_the_process():
 
 def test_a_partition_that_the_target_lost_is_labelled_again(app, ask, tmp_path, caplog):
     run = ask(partition_rows=1)
-    worker, steps = app.store.workers.add("w", 1), app.worker()
+    worker, steps = app.store.workers.add("w", 1), app.operations.worker()
     for _ in range(3):  # the plan and both partitions
         steps.handle(app.store.jobs.take(worker))
     with contextlib.closing(sqlite3.connect(tmp_path / "labels.db")) as db, db:
         db.execute("DELETE FROM audience_partition WHERE partition = 1")
         db.execute("DELETE FROM results_all WHERE partition = 1")
-    app.work_on(run)
+    app.operations.work_on(run)
     found = app.runs.get(run)
     assert found["state"] == "done"
     assert (found["tasks"][0]["report"]["read"], found["tasks"][0]["progress"]["read"]) == (2, 2)
@@ -320,5 +315,5 @@ def test_a_target_that_loses_everything_again_and_again_fails_the_run(app, ask, 
     run = ask()
     real = TaskStatistics.of
     monkeypatch.setattr(TaskStatistics, "of", lambda *given: replace(real(*given), partitions=frozenset()))
-    app.work_on(run)
+    app.operations.work_on(run)
     assert "loses what is written" in app.runs.get(run)["error"]

@@ -86,6 +86,7 @@ class Operations:
             policy=RetryPolicy.of(self.settings),
             lanes=parse_lanes(queues or self.settings.queues),
             operation_id=operation_id,
+            environment=self.settings.environment(),
         )
 
     def workers(self) -> list[Record]:

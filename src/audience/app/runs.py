@@ -40,7 +40,7 @@ class Runs:
         """Checks that everything opens and fits, and writes the run down for workers to carry out; its id, state, time,
         and warnings."""
         if key and (made := self.store.answers.made(key)):
-            return {"warnings": [], **made}
+            return {**made, "warnings": made.get("warnings", [])}
         tasks = tuple(self._task(task) for task in request.tasks)
         check_tasks(tasks)
         check_queue(request.queue)
@@ -57,9 +57,12 @@ class Runs:
         self.locations.target(spec).check()
         task_specs = [task.model_dump(mode="json") for task in tasks]
         priority = PRIORITIES[request.priority]
-        made = self.store.runs.add(spec.model_dump(mode="json"), task_specs, actor, priority, key, request.queue)
         labels = [label for name in names for label in self.models.labels(name)]
-        return {**made, "warnings": _warnings(request, spec, labels)}
+        warnings = _warnings(request, spec, labels)
+        made = self.store.runs.add(
+            spec.model_dump(mode="json"), task_specs, actor, priority, key, request.queue, warnings
+        )
+        return {**made, "warnings": made.get("warnings", [])}
 
     def _task(self, request: TaskRequest) -> TaskSpec:
         for name, bound in (("start", request.start), ("end", request.end)):

@@ -5,6 +5,7 @@ JSON document a line, how far it is, and at last what came of it."""
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -24,10 +25,12 @@ ENDS_S = 2.0
 """Time in which a child that was told to end should have ended; then it is killed."""
 
 
-def run_in_child(job: Record, control: JobControl) -> Outcome:
-    """Runs a job in a child and returns its outcome; raises its error. Kills the child when the job is cancelled."""
+def run_in_child(job: Record, control: JobControl, environment: Mapping[str, str]) -> Outcome:
+    """Runs a job in a child and returns its outcome; raises its error. Kills the child when the job is cancelled.
+    `environment`: the variables that lead the child to the same records, beside those of this process."""
     command = [sys.executable, "-m", "audience", "worker", "job", str(job["id"])]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+    variables = {**os.environ, **environment}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables) as child:
         said = _Said(control)
         listener = threading.Thread(target=said.listen, args=(child,), name="child", daemon=True)
         listener.start()

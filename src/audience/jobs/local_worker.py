@@ -30,8 +30,9 @@ class LocalWorker(Worker):
         policy: RetryPolicy,
         lanes: tuple[Lane, ...] = parse_lanes([DEFAULT]),
         operation_id: str | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(store, kinds, threads=threads, policy=policy, lanes=lanes)
+        super().__init__(store, kinds, threads=threads, policy=policy, lanes=lanes, environment=environment)
         self.operation_id = operation_id
         self.lasts = operation_id is None
         self._looking = threading.Lock()

@@ -71,7 +71,9 @@ class Worker:
         lanes: tuple[Lane, ...],
         pool: str = LOCAL,
         name: str | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        """`environment`: variables of the processes that it starts for single jobs, beside its own."""
         self.store = store
         self.kinds = kinds
         self.threads = threads
@@ -79,6 +81,7 @@ class Worker:
         self.lanes = lanes
         self.pool = pool
         self.name = name or process_name(os.getpid())
+        self.environment = environment or {}
         self._beat_s = policy.lease_s / BEATS_A_LEASE
         self._id = ""
         self._active: dict[int, JobControl] = {}
@@ -160,7 +163,7 @@ class Worker:
             raise Elsewhere(f"this worker does not know jobs of the kind {job['kind']}: it is of another version")
         if job["losses"] >= self.policy.losses and not kind.never_give_up:
             raise Conflict(f"{job['losses']} workers vanished while they worked on it: look for what kills them")
-        outcome = run_in_child(job, control) if kind.killable else kind.run(job, control)
+        outcome = run_in_child(job, control, self.environment) if kind.killable else kind.run(job, control)
         self._end(job, self._finish, job, kind, outcome)
 
     def _finish(self, job: Record, kind: JobKind, outcome: Outcome) -> None:

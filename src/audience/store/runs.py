@@ -33,8 +33,10 @@ class Runs:
         priority: int = 0,
         key: IdempotencyKey | None = None,
         queue: str = DEFAULT,
+        warnings: Sequence[str] = (),
     ) -> Record:
-        """Adds a run of these tasks, planned, and the jobs that begin it; returns its id, state and time."""
+        """Adds a run of these tasks, planned, and the jobs that begin it; returns its id, state and time, and the
+        `warnings`, so that the same request again is answered with them too."""
         with self.database.writing() as connection:
             if made := made_before(connection, key):
                 return made
@@ -47,7 +49,8 @@ class Runs:
                 connection.execute(sa.insert(schema.task).values({**values, "fence": 1, **created}))
                 add_jobs(connection, row["id"], "plan", subject=task_id, arguments={"fence": 1})
             note(connection, actor, "run.add", row["id"])
-            return keep_made(connection, key, {name: row[name] for name in ("id", "state", "created_at")})
+            made = {name: row[name] for name in ("id", "state", "created_at")}
+            return keep_made(connection, key, {**made, "warnings": list(warnings)})
 
     def show(self, run_id: str) -> Record:
         """Returns a run with its tasks and how far they are, as of one moment."""
