@@ -12,8 +12,8 @@ from fastapi.testclient import TestClient
 
 from audience.api.server import create_api
 from audience.app import LOCAL, App
+from audience.app.requests import RunRequest, SourceRequest, TaskRequest
 from audience.errors import AudienceError, BadInput, Conflict, Elsewhere, NotFound
-from audience.labeling.plan import RunSpec, TaskSpec
 from audience.models import registry
 from audience.models.registry import KINDS, known_kinds
 from audience.settings import Settings
@@ -64,9 +64,9 @@ def gender(app, rules):
 
 
 def labelled(app: App, posts: Path, target: Path, *models: str, **spec: object) -> dict:
-    task = TaskSpec(name="posts", source=app.sources.new(str(posts)))
-    run_id = app.runs.create([task], RunSpec(models=models, target=str(target), **spec), LOCAL)
-    app.work_on(run_id)
+    task = TaskRequest(name="posts", source=SourceRequest(location=str(posts)))
+    run_id = app.runs.create(RunRequest(tasks=(task,), models=models, target=str(target), **spec), LOCAL)["id"]
+    app.operations.work_on(run_id)
     return app.runs.get(run_id)
 
 
@@ -304,7 +304,7 @@ def test_a_model_is_deleted_unless_runs_used_it_or_an_alias_leads_to_it(app, gen
     app.models.remove_alias("gender", "champion", LOCAL)
     app.models.delete("gender@2", LOCAL)
     app.runs.delete(run["id"], LOCAL)
-    app.work_on(run["id"])
+    app.operations.work_on(run["id"])
     app.models.delete("gender", LOCAL)
     with pytest.raises(NotFound, match="none yet"):
         app.models.get("gender")

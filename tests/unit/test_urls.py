@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from audience.api.files import confined
+from audience.app import App
 from audience.app.doctor import examine
 from audience.databases import mysql, postgres, urls
 from audience.errors import AudienceError, BadInput
@@ -117,6 +117,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_url_that_cannot_be_read_is_refused_without_a_piece_of_its_password(scheme: str, here: Path) -> None:
     secrets = Secrets(here)
+    locations = App(Settings(home=here / "home")).locations
     for url in odd(scheme):
         for attempt in (
             lambda url: open_source(SourceSpec(url=url)),
@@ -128,14 +129,14 @@ def test_a_url_that_cannot_be_read_is_refused_without_a_piece_of_its_password(sc
             secrets.separated,
             lambda url: secrets.joined(url, secrets.seal("x")),
             open_engine,
-            lambda url: confined(url, [here], "source"),
+            lambda url: locations.confined(url, "source"),
             check_broker,
             urls.parse,
             mysql.Address.parse,
             postgres.Address.parse,
         ):
             check_silent(url, everything_said(attempt, url))
-    assert [path.name for path in here.iterdir()] in ([], ["secret.key"])
+    assert [path.name for path in here.iterdir()] in (["home"], ["home", "secret.key"], ["secret.key", "home"])
 
 
 @pytest.mark.parametrize("url", [*odd("mysql"), *odd("s3")])
