@@ -28,7 +28,7 @@ import polars as pl
 import rowwise
 import sqlalchemy as sa
 
-from audience.app import App
+from audience.app.root import App
 from audience.settings import Settings
 from audience.tables.base import Partition, Selection, SourceSpec
 from audience.tables.mysql.server import MysqlServer

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from audience.app import App
+from audience.app.root import App
 from audience.settings import Settings
 
 COLUMNS = ("id", "s_id", "author", "content", "post_time")

@@ -41,7 +41,7 @@ def worker_of(celery: "Celery", s: Settings) -> CeleryWorker:
         return open_store(s.home, s.resolved_store_url, s.resolved_blobs_url)
 
     def worker(name: str, threads: int, lanes: tuple[Lane, ...], pool: str) -> Worker:
-        from audience.app import App
+        from audience.app.root import App
 
         app = App(s)
         return Worker(app.store, app.job_kinds, threads=threads, policy=policy, lanes=lanes, pool=pool, name=name)

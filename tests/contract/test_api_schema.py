@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from audience.api.server import create_api
-from audience.app import LOCAL, App
+from audience.app.actors import LOCAL
 from audience.app.requests import (
     ExportRequest,
     PublicationRequest,
@@ -26,6 +26,7 @@ from audience.app.requests import (
     SourceRequest,
     TaskRequest,
 )
+from audience.app.root import App
 from audience.settings import Settings
 
 EXAMPLES = 40

@@ -13,7 +13,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from audience import errors
-from audience.app import App
+from audience.app.root import App
 from audience.databases.urls import password_of
 from audience.errors import AudienceError, BadInput, Conflict, Elsewhere, NotFound, Problem, Transient
 from audience.settings import Settings

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from audience.app import LOCAL, App
+from audience.app.actors import LOCAL
+from audience.app.root import App
 from audience.errors import NotFound
 from audience.labeling.export import encoded
 from audience.labeling.groups import GroupMap

@@ -14,7 +14,7 @@ import pytest
 from faults import Fingerprint, Installation, Posts, make_posts, missing
 from native import Mariadb, Postgres
 
-from audience.app import LOCAL
+from audience.app.actors import LOCAL
 
 COLUMNS = ("id", "s_id", "author", "content", "post_time")
 Server = Mariadb | Postgres

@@ -29,7 +29,8 @@ from faults import (
     wait_until,
 )
 
-from audience.app import LOCAL, App
+from audience.app.actors import LOCAL
+from audience.app.root import App
 from audience.errors import Conflict
 from audience.jobs.control import JobControl
 from audience.store.states import FINAL

@@ -8,7 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from audience.app import LOCAL, App
+from audience.app.actors import LOCAL
+from audience.app.root import App
 from audience.errors import BadInput, Conflict, NotFound
 from audience.labeling.export import export
 from audience.labeling.groups import GroupMap

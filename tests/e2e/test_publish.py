@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from audience.app import LOCAL
+from audience.app.actors import LOCAL
 from audience.errors import BadInput, Conflict, NotFound
 from audience.labeling.groups import GroupMap
 from audience.labeling.panels import Panels

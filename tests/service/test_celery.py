@@ -20,7 +20,7 @@ from faults import LEASE_S, Installation, Posts, missing, started, undisturbed, 
 from kombu import Connection
 from redis import Redis
 
-from audience.app import LOCAL
+from audience.app.actors import LOCAL
 from audience.jobs.celery_app import lengths, make_celery, queues_of, sender
 from audience.store.jobs import Sent
 from audience.store.queues import lane_of, parse_lanes

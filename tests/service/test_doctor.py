@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from audience.app import LOCAL, App
+from audience.app.actors import LOCAL
 from audience.app.doctor import examine
+from audience.app.root import App
 from audience.errors import BadInput, NotFound
 from audience.labeling.plan import RunSpec, TaskSpec
 from audience.models.rules.definition import RuleSet

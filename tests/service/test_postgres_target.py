@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pytest
 
-from audience.app import LOCAL, App
+from audience.app.actors import LOCAL
+from audience.app.root import App
 from audience.errors import BadInput, Conflict, NotFound, Transient
 from audience.labeling.plan import RunSpec, TaskSpec
 from audience.tables.base import RESULT_SCHEMA, ConflictRules, Target

@@ -12,8 +12,9 @@ from fastapi.testclient import TestClient
 
 from audience.api import events, limits
 from audience.api.server import create_api
-from audience.app import LOCAL, App
+from audience.app.actors import LOCAL
 from audience.app.requests import SourceRequest
+from audience.app.root import App
 from audience.app.sources import Sources
 from audience.settings import Settings
 

@@ -11,7 +11,7 @@ import typer
 from audience import errors
 from audience.api.metrics import Metrics
 from audience.api.server import create_api
-from audience.app import App
+from audience.app.root import App
 from audience.cli.main import app
 from audience.settings import Settings
 from audience.tables.base import SourceSpec

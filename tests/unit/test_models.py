@@ -11,8 +11,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from audience.api.server import create_api
-from audience.app import LOCAL, App
+from audience.app.actors import LOCAL
 from audience.app.requests import RunRequest, SourceRequest, TaskRequest
+from audience.app.root import App
 from audience.errors import AudienceError, BadInput, Conflict, Elsewhere, NotFound
 from audience.models import registry
 from audience.models.registry import KINDS, known_kinds

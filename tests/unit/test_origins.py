@@ -7,7 +7,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from audience.api.server import create_api
-from audience.app import App
+from audience.app.root import App
 from audience.settings import Settings
 
 HERE = "http://127.0.0.1:8000"

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from audience.app import LOCAL
+from audience.app.actors import LOCAL
 from audience.app.requests import RunRequest, SourceRequest, TaskRequest
 from audience.errors import BadInput
 from audience.jobs.dispatcher import Dispatcher

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from audience.app import App
 from audience.app.doctor import examine
+from audience.app.root import App
 from audience.databases import mysql, postgres, urls
 from audience.errors import AudienceError, BadInput
 from audience.jobs.celery_app import check_broker

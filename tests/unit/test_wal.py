@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from audience.app import App
+from audience.app.root import App
 from audience.databases.wal import LARGE_BYTES
 from audience.store import schema
 from audience.tables.sqlite.server import SqliteFile

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from audience.app import LOCAL, App
+from audience.app.actors import LOCAL
 from audience.app.requests import RunRequest, SourceRequest, TaskRequest
+from audience.app.root import App
 from audience.errors import Conflict, Elsewhere, Transient
 from audience.jobs.backoff import OperationBackoff
 from audience.jobs.control import JobCancelled, JobControl

@@ -11,7 +11,8 @@ from fastapi import Depends, Header, Path, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from audience.app import LOCAL, App
+from audience.app.actors import LOCAL
+from audience.app.root import App
 from audience.app.types import IdempotencyKey, Record, digest_of
 from audience.errors import BadInput
 

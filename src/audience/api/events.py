@@ -15,7 +15,7 @@ from fastapi.sse import format_sse_event
 from starlette.concurrency import run_in_threadpool
 
 from audience.api.bodies.runs import Moved
-from audience.app import App
+from audience.app.root import App
 from audience.app.types import FINAL, Record
 from audience.errors import NotFound, Transient
 

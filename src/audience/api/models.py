@@ -25,8 +25,8 @@ from audience.api.bodies.models import (
 )
 from audience.api.context import Actor, Audience, Cursor, Key, Limit, Name, created, cursor_of, key_of, page
 from audience.api.errors import answers
-from audience.app import App
 from audience.app.models import RULES, Draft
+from audience.app.root import App
 from audience.errors import BadInput
 
 router = APIRouter(prefix="/v1/models", tags=["models"])

@@ -13,7 +13,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from audience.api import errors, limits, mappings, models, operations, origins, publications, runs, service, sources
 from audience.api.context import whole_characters
 from audience.api.metrics import Measured, Metrics
-from audience.app import App
+from audience.app.root import App
 from audience.settings import Settings
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")

@@ -1,21 +1,9 @@
-"""The composition root: Settings -> App."""
+"""The composition root: Settings -> App. A noun is imported when it is first used: listing runs needs no engine."""
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from audience.app.exports import Exports
-from audience.app.locations import Locations
-from audience.app.mappings import Mappings
-from audience.app.models import Models
-from audience.app.operations import Operations
-from audience.app.publications import Publications
-from audience.app.runs import Runs
-from audience.app.sources import Sources
-from audience.jobs.exporting import ExportJobs
 from audience.jobs.kinds import JobKind, OperationKind
-from audience.jobs.labeling import LabelingJobs
-from audience.jobs.publishing import PublishingJobs
-from audience.jobs.sweeping import SweepingJobs
-from audience.jobs.testing import TestingJobs
 from audience.settings import Settings
 from audience.store import publications, runs
 from audience.store.database import make_home
@@ -24,8 +12,15 @@ from audience.store.migrate import migrate
 from audience.store.records import open_store
 from audience.store.secrets import Secrets
 
-LOCAL = "local"
-"""The actor until access control is on."""
+if TYPE_CHECKING:
+    from audience.app.exports import Exports
+    from audience.app.locations import Locations
+    from audience.app.mappings import Mappings
+    from audience.app.models import Models
+    from audience.app.operations import Operations
+    from audience.app.publications import Publications
+    from audience.app.runs import Runs
+    from audience.app.sources import Sources
 
 MIGRATION_S = 3600
 
@@ -45,19 +40,66 @@ class App:
         self.settings = settings
         self.store = open_store(settings.home, settings.resolved_store_url, settings.resolved_blobs_url)
         key = settings.secret_key.get_secret_value() if settings.secret_key else None
-        self.locations = Locations(settings, self.store, Secrets(settings.home, key))
-        self.sources = Sources(self.store, self.locations)
-        self.models = Models(self.store)
-        self.mappings = Mappings(self.store)
-        self.runs = Runs(self.store, self.locations, self.sources, self.models, self.mappings)
-        publishing = PublishingJobs(self.store, self.locations.target, self.locations.publisher)
-        self.publications = Publications(self.store, self.locations, self.mappings, self.runs, publishing)
-        self.exports = Exports(self.store, self.runs, self.publications)
-        self.operations = Operations(settings, self.store, lambda: self.job_kinds, OPERATION_KINDS)
+        self.secrets = Secrets(settings.home, key)
+
+    @cached_property
+    def locations(self) -> "Locations":
+        from audience.app.locations import Locations
+
+        return Locations(self.settings, self.store, self.secrets)
+
+    @cached_property
+    def sources(self) -> "Sources":
+        from audience.app.sources import Sources
+
+        return Sources(self.store, self.locations)
+
+    @cached_property
+    def models(self) -> "Models":
+        from audience.app.models import Models
+
+        return Models(self.store)
+
+    @cached_property
+    def mappings(self) -> "Mappings":
+        from audience.app.mappings import Mappings
+
+        return Mappings(self.store)
+
+    @cached_property
+    def runs(self) -> "Runs":
+        from audience.app.runs import Runs
+
+        return Runs(self.store, self.locations, self.sources, self.models, self.mappings)
+
+    @cached_property
+    def publications(self) -> "Publications":
+        from audience.app.publications import Publications
+        from audience.jobs.publishing import PublishingJobs
+
+        jobs = PublishingJobs(self.store, self.locations.target, self.locations.publisher)
+        return Publications(self.store, self.locations, self.mappings, self.runs, jobs)
+
+    @cached_property
+    def exports(self) -> "Exports":
+        from audience.app.exports import Exports
+
+        return Exports(self.store, self.runs, self.publications)
+
+    @cached_property
+    def operations(self) -> "Operations":
+        from audience.app.operations import Operations
+
+        return Operations(self.settings, self.store, lambda: self.job_kinds, OPERATION_KINDS)
 
     @cached_property
     def job_kinds(self) -> dict[str, JobKind]:
         """The list of what can be done in the background, by name of the job."""
+        from audience.jobs.exporting import ExportJobs
+        from audience.jobs.labeling import LabelingJobs
+        from audience.jobs.sweeping import SweepingJobs
+        from audience.jobs.testing import TestingJobs
+
         return {
             **LabelingJobs(self.store, self.models.load, self.locations.source, self.locations.target).kinds(),
             **self.publications.jobs.kinds(),

@@ -6,9 +6,7 @@ from typing import Annotated
 
 import typer
 
-from audience.app import LOCAL
-from audience.app.requests import RunRequest, SourceRequest, TaskRequest
-from audience.app.types import load_groups
+from audience.app.actors import LOCAL
 from audience.cli import options as o
 from audience.cli import show
 from audience.cli.runs import carry_out, report
@@ -24,6 +22,9 @@ def demo(
     rows: Annotated[int, typer.Option(min=1_000, max=10_000_000, help="posts to make")] = 240_000,
 ) -> None:
     """Label a table of bundled reviews and comments, and look at what comes out."""
+    from audience.app.requests import RunRequest, SourceRequest, TaskRequest
+    from audience.app.types import load_groups
+
     folder.mkdir(parents=True, exist_ok=True)
     with resources.as_file(resources.files("audience.demo")) as bundled:
         console.rule("1  a table of posts")

@@ -3,7 +3,6 @@
 import logging
 import sys
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -14,7 +13,6 @@ from audience.cli.demo import demo
 from audience.cli.options import Json
 from audience.cli.show import console, errors
 from audience.errors import AudienceError
-from audience.settings import read_settings
 
 app = typer.Typer(
     name="audience",
@@ -43,7 +41,8 @@ app.command()(demo)
 @app.command()
 def migrate() -> None:
     """Bring our own records to this version's layout."""
-    from audience.app import migrate_store
+    from audience.app.root import migrate_store
+    from audience.settings import read_settings
 
     before, now = migrate_store(read_settings())
     if before is None:
@@ -64,6 +63,7 @@ def doctor(
 ) -> None:
     """Look at the whole installation and say what is wrong, and what to do. Status 1 if something is."""
     from audience.app.doctor import examine
+    from audience.settings import read_settings
 
     findings = list(examine(read_settings(), source or (), target or ()))
     show.as_json([asdict(finding) for finding in findings]) if as_json else show.findings(findings)
@@ -74,6 +74,8 @@ def doctor(
 @app.command("version")
 def show_version() -> None:
     """Say which version this is."""
+    from importlib.metadata import version
+
     console.print(version("audience"))
 
 

@@ -9,13 +9,14 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from audience.app import LOCAL
-from audience.app.models import RULES
+from audience.app.actors import LOCAL
 from audience.cli import options as o
 from audience.cli import show
 from audience.cli.show import console
 from audience.errors import BadInput
 
+RULES = "rules"
+"""The kind of model that rules files make."""
 commands = typer.Typer(help="Models: rule sets and others, saved as name@version.", no_args_is_help=True)
 
 Case = Literal["lower", "ignore", "exact"]

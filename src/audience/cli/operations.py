@@ -3,17 +3,20 @@
 import contextlib
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from audience.app import LOCAL, App
-from audience.app.requests import ExportRequest
+from audience.app.actors import LOCAL
 from audience.cli import options as o
 from audience.cli import show
 from audience.cli.show import console
 from audience.errors import Conflict, NotFound
 from audience.process import told_of_ctrl_c
+
+if TYPE_CHECKING:
+    from audience.app.requests import ExportRequest
+    from audience.app.root import App
 
 commands = typer.Typer(
     help="Operations: runs, publications, exports, source tests, and whatever else goes on in the background.",
@@ -71,7 +74,7 @@ def wait(operation: Operation, as_json: o.Json = False) -> None:
         raise typer.Exit(1)
 
 
-def carried_out(app: App, operation_id: str, *, hidden: bool = False) -> bool:
+def carried_out(app: "App", operation_id: str, *, hidden: bool = False) -> bool:
     """Works on an operation behind a progress bar until it has ended; whether Ctrl-C has cancelled it."""
     found = app.operations.get(operation_id)
     name, stopped = f"{found['kind'].replace('_', ' ')} {found['subject'] or ''}".strip(), False
@@ -94,7 +97,7 @@ def carried_out(app: App, operation_id: str, *, hidden: bool = False) -> bool:
     return stopped
 
 
-def finished(app: App, operation_id: str, *, hidden: bool = False) -> dict[str, Any]:
+def finished(app: "App", operation_id: str, *, hidden: bool = False) -> dict[str, Any]:
     """Works on an operation until it is done, and returns it with its result. Raises Conflict when it failed or
     somebody else stopped it; KeyboardInterrupt when Ctrl-C did."""
     if carried_out(app, operation_id, hidden=hidden) and app.operations.get(operation_id)["state"] != "done":
@@ -102,7 +105,7 @@ def finished(app: App, operation_id: str, *, hidden: bool = False) -> dict[str, 
     return app.operations.check_done(operation_id)
 
 
-def written(app: App, request: ExportRequest, to: Path | None) -> None:
+def written(app: "App", request: "ExportRequest", to: Path | None) -> None:
     """Writes rows to a file, or as JSON lines to standard output."""
     if to is None:
         for piece in app.exports.pieces(request):

@@ -2,18 +2,30 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
-from audience.app import App
-from audience.app.requests import SourceRequest
-from audience.app.types import SourceSpec
 from audience.errors import BadInput
-from audience.settings import read_settings
 
-DETAILS = tuple(name for name in SourceSpec.model_fields if name not in ("url", "table", "roles", "within"))
+if TYPE_CHECKING:
+    from audience.app.requests import SourceRequest
+    from audience.app.root import App
+
+DETAILS = (
+    "secret",
+    "time_format",
+    "timezone",
+    "delimiter",
+    "quoting",
+    "header",
+    "encoding",
+    "max_readers",
+    "statement_timeout_s",
+    "read_timeout_s",
+)
+"""The fields of a source that have no option of their own; here, because help is shown without the app."""
+DEFAULT_QUEUE = "default"
 
 
 class State(StrEnum):
@@ -50,19 +62,28 @@ Details = Annotated[
 ]
 
 
-def open_app() -> App:
+def open_app() -> "App":
+    from audience.app.root import App
+    from audience.settings import read_settings
+
     return App(read_settings())
 
 
 def source_request(
     reference: str | None, table: str | None, roles: list[str] | None, details: list[str] | None
-) -> SourceRequest:
+) -> "SourceRequest":
     """A saved source, path or URL with what is told beside it; None: the server that the settings name."""
+    from audience.app.requests import SourceRequest
+
     return SourceRequest(reference=reference, options=source_options(table, roles, details))
 
 
 def source_options(table: str | None, roles: list[str] | None, details: list[str] | None) -> dict[str, Any]:
     """What a source is told beside its URL; nothing that was not given."""
+    from pydantic import ValidationError
+
+    from audience.app.types import SourceSpec
+
     options: dict[str, Any] = dict(_pairs(details, "--option", "encoding=big5"))
     for name in options:
         if name not in DETAILS:

@@ -3,19 +3,21 @@
 import contextlib
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from audience.app import LOCAL, App
-from audience.app.requests import ExportRequest, PublicationRequest, PublishRequest
-from audience.app.types import load_panels, under_way
+from audience.app.actors import LOCAL
 from audience.cli import options as o
 from audience.cli import show
 from audience.cli.operations import carried_out, finished, written
 from audience.cli.show import console
 from audience.errors import AudienceError, BadInput, NotFound
+
+if TYPE_CHECKING:
+    from audience.app.requests import PublishRequest
+    from audience.app.root import App
 
 commands = typer.Typer(help="Publications: what is published, since when, and from which runs.", no_args_is_help=True)
 
@@ -37,6 +39,9 @@ def publish(
     as_json: o.Json = False,
 ) -> None:
     """Merge the production of runs with what is published, show what changes, and swap it in."""
+    from audience.app.requests import PublishRequest
+    from audience.app.types import load_panels
+
     app = o.open_app()
     asks = not (yes or preview)
     if asks and (as_json or not sys.stdin.isatty()):
@@ -63,7 +68,7 @@ def publish(
     _report(app, name, None if asks else changes, as_json=as_json)
 
 
-def _forget(app: App, name: str) -> None:
+def _forget(app: "App", name: str) -> None:
     """A publication that is new stays only if something could begin with it: the next attempt may make it anew. One
     that somebody else has begun with meanwhile stays."""
     with contextlib.suppress(AudienceError):
@@ -72,7 +77,7 @@ def _forget(app: App, name: str) -> None:
             finished(app, app.publications.delete(name, LOCAL, forget=True), hidden=True)
 
 
-def _present_version(app: App, name: str, target: str | None, request: PublishRequest) -> tuple[int, bool]:
+def _present_version(app: "App", name: str, target: str | None, request: "PublishRequest") -> tuple[int, bool]:
     """(version, whether it is new) of a publication, which is made like this if there is none yet, or only one that
     never had a version."""
     try:
@@ -91,14 +96,16 @@ def _present_version(app: App, name: str, target: str | None, request: PublishRe
     return int(record["version"]), False
 
 
-def _add(app: App, name: str, target: str | None, request: PublishRequest) -> None:
+def _add(app: "App", name: str, target: str | None, request: "PublishRequest") -> None:
+    from audience.app.requests import PublicationRequest
+
     made = PublicationRequest(
         name=name, target=target, indexes=request.indexes or {}, conflict_groups=request.conflict_groups
     )
     app.publications.add(made, LOCAL)
 
 
-def _show(app: App, name: str, changes: list[dict[str, Any]], *, as_json: bool) -> None:
+def _show(app: "App", name: str, changes: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         show.as_json(changes)
         return
@@ -106,7 +113,7 @@ def _show(app: App, name: str, changes: list[dict[str, Any]], *, as_json: bool) 
     show.table("", columns, [[change[column] for column in columns] for change in changes])
 
 
-def _report(app: App, name: str, changes: list[dict[str, Any]] | None, *, as_json: bool) -> None:
+def _report(app: "App", name: str, changes: list[dict[str, Any]] | None, *, as_json: bool) -> None:
     """What is published now, and where it is."""
     found = app.publications.get(name)
     if as_json:
@@ -142,6 +149,8 @@ def list_(as_json: o.Json = False) -> None:
 @commands.command("show")
 def show_(name: Name, as_json: o.Json = False) -> None:
     """Show a publication: its indexes, and its versions with what each changed."""
+    from audience.app.types import under_way
+
     found = o.open_app().publications.get(name)
     if as_json:
         show.as_json(_plain(found))
@@ -185,6 +194,8 @@ def export(
     index: Annotated[str | None, typer.Option(help="of this index only")] = None,
 ) -> None:
     """Write all published rows: to a file, or as JSON lines to standard output."""
+    from audience.app.requests import ExportRequest
+
     written(o.open_app(), ExportRequest(publication=name, index=index), to)
 
 

@@ -3,14 +3,12 @@
 import contextlib
 import itertools
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
 
-from audience.app import LOCAL, App
-from audience.app.requests import ExportRequest, Priority, RunRequest, TaskRequest
-from audience.app.types import DEFAULT_QUEUE, FINAL, GroupMap, load_groups, load_panels, parse_bound
+from audience.app.actors import LOCAL
 from audience.cli import models as m
 from audience.cli import options as o
 from audience.cli import show
@@ -19,9 +17,13 @@ from audience.cli.show import console, errors
 from audience.errors import BadInput, Conflict, NotFound
 from audience.process import told_of_ctrl_c
 
+if TYPE_CHECKING:
+    from audience.app.root import App
+
 commands = typer.Typer(help="Runs: what was labelled, when, and what came of it.", no_args_is_help=True)
 
 SEEDS = 2**53
+Priority = Literal["low", "normal", "high"]
 UNSERVED = "no worker that is alive serves this run: start `audience up`, or `audience worker`"
 EXAMPLES = """
 [bold]Examples[/]
@@ -61,7 +63,7 @@ def label(
     production_delay: Annotated[float | None, typer.Option(min=0, help="seconds before production begins")] = None,
     bad_rows: Annotated[int, typer.Option(min=0, help="rows the models may fail on before the run fails")] = 1_000,
     priority: Annotated[Priority, typer.Option(help="runs of a higher one go first")] = "normal",
-    queue: Annotated[str, typer.Option(help="only workers that serve it take the run's jobs")] = DEFAULT_QUEUE,
+    queue: Annotated[str, typer.Option(help="only workers that serve it take the run's jobs")] = o.DEFAULT_QUEUE,
     detach: Detach = False,
     seed: Annotated[int, typer.Option(min=-SEEDS, max=SEEDS, help="of the sample")] = 0,
     table: o.Table = None,
@@ -74,6 +76,9 @@ def label(
     as_json: o.Json = False,
 ) -> None:
     """Label every row of one or several sources; results and production tables go to the target."""
+    from audience.app.requests import RunRequest, TaskRequest
+    from audience.app.types import GroupMap, load_groups, load_panels, parse_bound
+
     app = o.open_app()
     fields = tuple(field.split(",")) if field else None
     chosen = [_saved(app, item, fields=fields, case=case, width=width, labels=labels) for item in rules or []]
@@ -102,7 +107,7 @@ def label(
     finish(app, made["id"], detach=detach, as_json=as_json)
 
 
-def finish(app: App, run_id: str, *, detach: bool, as_json: bool) -> None:
+def finish(app: "App", run_id: str, *, detach: bool, as_json: bool) -> None:
     """Works on a run until it has ended, unless it is left to others, and shows it; status 1 if it is not done."""
     run = app.runs.get(run_id) if detach else carry_out(app, run_id, hidden=as_json)
     if detach and not app.operations.is_served(run_id):
@@ -112,7 +117,7 @@ def finish(app: App, run_id: str, *, detach: bool, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _saved(app: App, item: str, **given: Any) -> str:
+def _saved(app: "App", item: str, **given: Any) -> str:
     """Rules from a file as a model named after the file."""
     field, path = o.rules_argument(item)
     if field:
@@ -123,7 +128,7 @@ def _saved(app: App, item: str, **given: Any) -> str:
     return saved
 
 
-def carry_out(app: App, run_id: str, *, hidden: bool = False) -> dict[str, Any]:
+def carry_out(app: "App", run_id: str, *, hidden: bool = False) -> dict[str, Any]:
     """Works on a run behind progress bars until it has ended; the run. Ctrl-C aborts it."""
     names = [task["spec"]["name"] for task in app.runs.get(run_id)["tasks"]]
     with show.Bars(names, hidden=hidden) as bars, told_of_ctrl_c() as pressed:
@@ -144,7 +149,7 @@ def carry_out(app: App, run_id: str, *, hidden: bool = False) -> dict[str, Any]:
     return app.runs.get(run_id)
 
 
-def report(app: App, run: dict[str, Any]) -> None:
+def report(app: "App", run: dict[str, Any]) -> None:
     """What a run did, and where its tables are."""
     show.run_report(run, app.runs.where(run))
 
@@ -177,6 +182,8 @@ def list_(
 @commands.command("show")
 def show_(run: Run, as_json: o.Json = False) -> None:
     """Show a run with the numbers of every task and group."""
+    from audience.app.types import FINAL
+
     app = o.open_app()
     found = app.runs.get(run)
     if as_json:
@@ -296,6 +303,8 @@ def export(
     ] = False,
 ) -> None:
     """Write all results or production rows of a run: to a file, or as JSON lines to standard output."""
+    from audience.app.requests import ExportRequest
+
     app = o.open_app()
     of: Literal["results", "production"] = "production" if of_production else "results"
     request = ExportRequest(run=run, of=of, group=group, comparable=comparable)

@@ -12,13 +12,11 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from audience.app.types import parse_lanes
 from audience.cli import options as o
 from audience.cli import show
 from audience.cli.show import console
 from audience.errors import AudienceError, BadInput, Transient
 from audience.process import end_on_signals, end_with_parent, log_to_stderr
-from audience.settings import read_settings
 
 BACKLOG = 128
 STREAMS_END_S = 5
@@ -45,8 +43,9 @@ def up(
     threads: Threads = None,
 ) -> None:
     """Start the API and workers, and keep them running. Brings our own records to this version's layout first."""
-    from audience.app import migrate_store
+    from audience.app.root import migrate_store
     from audience.app.service import Child, check_broker, supervisor
+    from audience.settings import read_settings
 
     settings = read_settings()
     host, port = settings.listening_host(host), port or settings.port
@@ -78,6 +77,7 @@ def api(
     import uvicorn
 
     from audience.api.server import create_api
+    from audience.settings import read_settings
 
     settings = read_settings()
     host, port = settings.listening_host(host), port or settings.port
@@ -107,6 +107,8 @@ def worker(
     """Start one worker: it takes jobs of its queues until it is told to stop (Ctrl-C, SIGTERM)."""
     if context.invoked_subcommand:
         return
+    from audience.settings import read_settings
+
     settings = read_settings()
     names = tuple(queue.split(",")) if queue else settings.queues
     if settings.broker_url is not None:
@@ -140,8 +142,10 @@ def become_celery(arguments: Sequence[str]) -> NoReturn:
 @workers.command(hidden=True)
 def gevent_bridge(threads: int, queues: str) -> None:
     """Carry out the jobs that a worker of greenlets hands on through standard input."""
+    from audience.app.types import parse_lanes
     from audience.celery import app as celery
     from audience.celery import worker_of
+    from audience.settings import read_settings
 
     log_to_stderr()
     worker_of(celery, read_settings()).work_behind_bridge(threads, parse_lanes(queues.split(",")))
@@ -161,6 +165,7 @@ def job(number: int) -> None:
 def status(as_json: o.Json = False) -> None:
     """Show the workers that are alive, what they work on, and how many messages wait at the broker."""
     from audience.app.service import messages
+    from audience.app.types import parse_lanes
 
     app = o.open_app()
     found: dict[str, Any] = {"workers": app.operations.workers(), "messages": None, "trouble": None}

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -22,7 +22,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from audience.app.types import Description, Finding
+if TYPE_CHECKING:
+    from audience.app.types import Description, Finding
 
 SECRETS = ("secret", "target_secret")
 PIPED_CELLS = 200
@@ -45,7 +46,7 @@ def _without_secrets(value: Any) -> Any:
     return [_without_secrets(each) for each in value] if isinstance(value, list) else value
 
 
-def findings(found: Sequence[Finding]) -> None:
+def findings(found: "Sequence[Finding]") -> None:
     """What was looked at, a line each; what to do below it where something is not well."""
     colours = {"ok": "green", "warning": "yellow", "wrong": "red"}
     for each in found:
@@ -77,7 +78,7 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def description(found: Description) -> None:
+def description(found: "Description") -> None:
     """What `source test` found."""
     role_of = {column: role for role, column in found.roles.items()}
     rows = [(column, kind, role_of.get(column)) for column, kind in found.columns.items()]

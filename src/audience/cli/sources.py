@@ -4,8 +4,7 @@ from typing import Annotated
 
 import typer
 
-from audience.app import LOCAL
-from audience.app.requests import SourceRequest
+from audience.app.actors import LOCAL
 from audience.cli import options as o
 from audience.cli import show
 from audience.cli.operations import finished
@@ -23,6 +22,8 @@ def add(
     as_json: o.Json = False,
 ) -> None:
     """Save a source, after looking at what is there."""
+    from audience.app.requests import SourceRequest
+
     app = o.open_app()
     request = SourceRequest(location=url, options=o.source_options(table, role, option))
     found = app.sources.add(name, request, LOCAL)["description"]

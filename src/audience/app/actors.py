@@ -1,0 +1,4 @@
+"""Who acts."""
+
+LOCAL = "local"
+"""The actor until access control is on."""
