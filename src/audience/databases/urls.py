@@ -28,6 +28,7 @@ MISTYPED = re.compile(
     rf"(?:{'|'.join(SERVERS)})(?:\+\w+)?(?::|//)"  # mysql:u:p@h, mysql:/u:p@h, mysql//u:p@h
     r"|[a-z][a-z0-9+.-]+:/{0,2}[^/]*:[^/]*@"  # the same of a scheme that we have never heard of
     r"|/{0,2}[^/]+:[^/]*@"  # u:p@h and //u:p@h
+    r"|[^/]*://"  # ://u:p@h
 )
 SEPARATORS = frozenset("/?#@:[]")
 PASSWORDS = ("password", "passwd", "pwd", "sslpassword")
@@ -143,7 +144,7 @@ def is_path(reference: str) -> bool:
         return False
     # as somebody sees it: `ｍysql：//` and ` mysql:/` are no paths
     seen = "".join(c for c in unicodedata.normalize("NFKC", reference) if c.isprintable() and not c.isspace()).lower()
-    if "://" in seen or MISTYPED.match(seen):
+    if MISTYPED.match(seen):
         raise _unreadable("its scheme is not followed by ://, or something comes before it")
     return True
 
