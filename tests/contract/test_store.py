@@ -3,6 +3,7 @@ import pickle
 import sqlite3
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -21,11 +22,11 @@ from audience.store import schema
 from audience.store.blobs import Blobs
 from audience.store.database import Database, canonical, digest_of, now
 from audience.store.engines import migrating, open_engine, same_place
-from audience.store.idempotency import Once
+from audience.store.idempotency import IdempotencyKey
 from audience.store.migrate import LATEST, MIGRATIONS, migrate, revision_of
 from audience.store.models import NewVersion
 from audience.store.records import Store
-from audience.store.runs import move
+from audience.store.operations import move
 from audience.store.secrets import Secrets
 from audience.store.states import FINAL, JOB_MOVES, MOVES, OPEN_JOB, state_of_run
 
@@ -212,17 +213,22 @@ def test_a_model_is_immutable_and_a_new_definition_is_a_new_version(store):
         store.models.get("m@3")
 
 
+def add_run(store: Store, names: str = "a") -> str:
+    """A run of these tasks; its id."""
+    return str(store.runs.add({"target": "t"}, [{"name": name} for name in names], "ann")["id"])
+
+
 def test_a_run_moves_only_as_the_table_of_moves_allows(store):
-    run_id = store.runs.add({"target": "t"}, [{"name": "a"}], "ann")
+    run_id = add_run(store)
     for state, fault in (("running", None), ("planned", r"is running; it cannot become planned"), ("done", None)):
         with store.database.writing() as connection:
             if fault is None:
-                move(connection, schema.run, run_id, state, "ann")
+                move(connection, run_id, state, "ann")
             else:
                 with pytest.raises(Conflict, match=fault) as error:
-                    move(connection, schema.run, run_id, state, "ann")
+                    move(connection, run_id, state, "ann")
                 assert error.value.state == "running"
-    assert store.runs.find(run_id)["finished_at"]
+    assert store.operations.find(run_id, "run")["finished_at"]
 
 
 def test_every_state_can_be_left_or_is_the_last():
@@ -250,40 +256,41 @@ def test_the_state_of_a_run_follows_from_those_of_its_tasks(tasks, run):
 
 
 def test_a_create_that_is_repeated_is_remembered_with_its_answer(store):
-    store.sources.add("posts", {}, "ann", Once(lambda row: {"name": row["name"]}, "k1", "digest"))
-    again = Once(lambda row: {}, "k1", "digest")
-    assert store.answered(again)
-    assert again.body == {"name": "posts"}
-    store.sources.add("posts", {}, "ann", again)
+    key = IdempotencyKey("k1", "digest")
+    made = store.sources.add("posts", {}, "ann", key)
+    assert made["name"] == "posts"
+    assert store.answers.made(key) == made
+    assert store.sources.add("posts", {}, "ann", key) == made
     assert [row["action"] for row in store.audit()] == ["source.add"]
-    assert not store.answered(Once(lambda row: {}, "k2", "digest"))
+    assert store.answers.made(IdempotencyKey("k2", "digest")) is None
     with pytest.raises(BadInput, match="another request"):
-        store.answered(Once(lambda row: {}, "k1", "other"))
+        store.answers.made(IdempotencyKey("k1", "other"))
 
 
 def test_a_create_that_fails_is_not_remembered(store):
     store.sources.add("posts", {}, "ann")
     with pytest.raises(Conflict):
-        store.sources.add("posts", {}, "ann", Once(lambda row: {}, "k1", "digest"))
-    assert not store.answered(Once(lambda row: {}, "k1", "digest"))
+        store.sources.add("posts", {}, "ann", IdempotencyKey("k1", "digest"))
+    assert store.answers.made(IdempotencyKey("k1", "digest")) is None
 
 
 def test_answers_are_kept_for_a_week(store, monkeypatch):
     monkeypatch.setattr("audience.store.idempotency.now", lambda ago=timedelta(): now(ago + timedelta(days=8)))
-    store.sources.add("old", {}, "ann", Once(lambda row: {}, "k1", "digest"))
+    store.sources.add("old", {}, "ann", IdempotencyKey("k1", "digest"))
     monkeypatch.undo()
-    store.sources.add("new", {}, "ann", Once(lambda row: {}, "k2", "digest"))
-    assert [store.answered(Once(lambda row: {}, key, "digest")) for key in ("k1", "k2")] == [False, True]
+    store.sources.add("new", {}, "ann", IdempotencyKey("k2", "digest"))
+    assert store.answers.sweep() == 1
+    assert [store.answers.made(IdempotencyKey(key, "digest")) is not None for key in ("k1", "k2")] == [False, True]
 
 
 def test_ids_of_jobs_are_never_used_again(store):
-    first = store.runs.add({}, [{"name": "a"}], "ann")
-    last = store.jobs.read(first)[-1]["id"]
+    first = add_run(store)
+    last = store.operations.jobs(first)[-1]["id"]
     store.runs.delete(first, "ann")
-    deleting = store.jobs.read(first)[-1]["id"]
+    deleting = store.operations.jobs(first)[-1]["id"]
     store.runs.forget(first, "ann")
-    second = store.runs.add({}, [{"name": "a"}], "ann")
-    assert store.jobs.read(second)[0]["id"] > deleting > last
+    second = add_run(store)
+    assert store.operations.jobs(second)[0]["id"] > deleting > last
 
 
 def test_saved_groups_are_replaced_and_removed(store):
@@ -299,15 +306,15 @@ def test_saved_groups_are_replaced_and_removed(store):
 
 
 def test_runs_are_found_by_the_beginning_of_their_id(store):
-    ids = [store.runs.add({"n": n}, [], "ann") for n in range(17)]
-    assert store.runs.find("last")["id"] == ids[-1]
-    assert store.runs.find(ids[0][:12])["id"] == ids[0]
+    ids = [add_run(store, "") for _ in range(17)]
+    assert store.operations.find("last", "run")["id"] == ids[-1]
+    assert store.operations.find(ids[0][:12], "run")["id"] == ids[0]
     for unknown in ("zzz", "%", ""):
         with pytest.raises(NotFound):
-            store.runs.find(unknown)
+            store.operations.find(unknown, "run")
     shared = next(i[0] for n, i in enumerate(ids) if i[0] in {other[0] for other in ids[:n]})
     with pytest.raises(BadInput, match="several"):
-        store.runs.find(shared)
+        store.operations.find(shared, "run")
 
 
 def test_the_password_of_a_url_is_sealed_and_never_stored_in_clear(tmp_path):
@@ -518,15 +525,46 @@ def test_documents_come_back_as_they_were(store):
 
 
 def test_numbers_are_as_exact_as_python_has_them(store):
-    run = store.runs.add({}, [{"name": "a"}], "ann")
+    run = add_run(store)
     worker = store.workers.add("w", 1)
     job = store.jobs.take(worker)
     store.jobs.put_back(job, 0.1, "for a reason \0 with a NUL, and of " + "any length " * 10_000)
-    assert store.jobs.delayed() == {(job["id"], 1): 0.1}
-    store.workers.beat(store.jobs.take(worker, [job["id"]])["worker"], {job["id"]: 2**40})
-    read = (store.jobs.rows_read(), store.runs.show(run)["tasks"][0]["progress"]["read"])
-    assert read == (2**40, 2**40)
-    assert {type(number) for number in read} == {int}
+    assert store.jobs.get(job["id"])["delay_s"] == 0.1
+    with store.database.writing() as connection:
+        connection.execute(sa.update(schema.job).values(kind="partition", due_at=0.1 + 2**31))
+    assert store.jobs.get(job["id"])["due_at"] == 0.1 + 2**31
+    store.workers.beat(store.jobs.claim(job["id"], worker)["worker"], {job["id"]: (2**40, 2**41)})
+    read = (store.runs.rows_read(), store.runs.show(run)["tasks"][0]["progress"]["read"])
+    progress = store.operations.get(run)["progress"]
+    assert (read, progress["done"], progress["total"]) == ((2**40, 2**40), 2**40, 2**41)
+    assert {type(number) for number in (*read, progress["done"], progress["total"])} == {int}
+
+
+def test_a_job_that_is_due_later_is_not_taken_before_not_even_by_another_process(store):
+    """Times are the database's own: a restart forgets nothing."""
+    store.operations.add("sweep", "ann", delay_s=1.5)
+    began = time.monotonic()
+    worker = store.workers.add("w", 1)
+    assert store.jobs.take(worker) is None
+    restarted = Store(open_engine(store.database.engine.url.render_as_string(False)), NO_BLOBS)
+    assert restarted.jobs.counts() == {("sweep", "delayed"): 1}
+    while (job := restarted.jobs.take(worker)) is None:
+        time.sleep(0.02)
+    assert job["kind"] == "sweep"
+    assert 1.4 < time.monotonic() - began < 10
+    restarted.database.close()
+
+
+def test_a_job_is_not_kept_waiting_by_a_clock_that_was_turned_back(store):
+    """It was to wait for an hour, and lies a day ahead: the clock stands a day earlier than when it was put back."""
+    add_run(store)
+    worker = store.workers.add("w", 1)
+    job = store.jobs.take(worker)
+    store.jobs.put_back(job, 3600.0, "away")
+    assert store.jobs.take(worker) is None
+    with store.database.writing() as connection:
+        connection.execute(sa.update(schema.job).values(due_at=schema.job.c.due_at + 86_400))
+    assert store.jobs.take(worker)["id"] == job["id"]
 
 
 def test_who_reads_sees_one_moment_and_waits_for_nobody(store):
@@ -558,7 +596,7 @@ def test_what_a_writer_has_read_is_still_true_when_it_writes(store):
 
 
 def test_jobs_are_taken_once_by_many(store):
-    run = store.runs.add({}, [{"name": str(n)} for n in range(40)], "ann")
+    run = add_run(store, "abcdefgh" * 5)
     stores = [Store(open_engine(store.database.engine.url.render_as_string(False)), NO_BLOBS) for _ in range(4)]
 
     def take(mine: Store) -> list[int]:
@@ -570,7 +608,7 @@ def test_jobs_are_taken_once_by_many(store):
 
     with ThreadPoolExecutor(4) as threads:
         taken = list(threads.map(take, stores))
-    assert sorted(job for jobs in taken for job in jobs) == [job["id"] for job in store.jobs.read(run)]
+    assert sorted(job for jobs in taken for job in jobs) == [job["id"] for job in store.operations.jobs(run)]
 
 
 # servers

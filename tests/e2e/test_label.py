@@ -9,15 +9,16 @@ import polars as pl
 import pytest
 
 from audience.app.actors import LOCAL
+from audience.app.requests import RunRequest, SourceRequest, TaskRequest
 from audience.app.root import App
 from audience.errors import BadInput, Conflict, NotFound
 from audience.labeling.export import export
 from audience.labeling.groups import GroupMap
 from audience.labeling.panels import Panels
-from audience.labeling.plan import RunSpec, TaskSpec
 from audience.settings import Settings
 from audience.tables.base import Plan
 from audience.tables.sqlite.source import SqliteSource
+from audience.tables.times import parse_bound
 
 GENDER = "label,content,match_type\n女性,媽,partially\n男性,爸,partially\n"
 
@@ -31,12 +32,21 @@ def post(i: int, author: str | None = "x", channel: str = "c1", content: str = "
 
 
 def label(
-    app: App, source: Path, target: Path, *models: str, tasks: list[TaskSpec] | None = None, **spec: object
+    app: App, source: Path, target: Path, *models: str, tasks: list[TaskRequest] | None = None, **details: object
 ) -> dict:
-    tasks = tasks or [TaskSpec(name="posts", source=app.sources.spec(str(source)))]
-    run_id = app.runs.create(tasks, RunSpec(models=models, target=str(target), **spec), LOCAL)
-    app.work_on(run_id)
+    run_id = asked(app, tasks or [task(source)], target, *models, **details)
+    app.operations.work_on(run_id)
     return app.runs.get(run_id)
+
+
+def task(source: Path, name: str = "posts", roles: dict[str, str] | None = None, **details: object) -> TaskRequest:
+    return TaskRequest(source=SourceRequest(location=str(source), options={"roles": roles or {}}), name=name, **details)
+
+
+def asked(app: App, tasks: list[TaskRequest], target: Path, *models: str, **details: object) -> str:
+    """A run that nobody has begun with; its id."""
+    request = RunRequest(tasks=tuple(tasks), models=models, target=str(target), **details)
+    return str(app.runs.create(request, LOCAL)["id"])
 
 
 def report(run: dict) -> dict:
@@ -193,8 +203,8 @@ def test_a_table_without_author_time_or_id_is_labelled_by_row(app, table, rules,
 
 def test_any_column_names_work_with_roles(app, table, gender, target):
     source = table([("1", "媽媽日記", "2024-01-01")], columns=("key", "nick", "at"))
-    spec = app.sources.spec(str(source), roles={"id": "key", "author": "nick", "post_time": "at"})
-    label(app, source, target, gender, tasks=[TaskSpec(name="t", source=spec)])
+    roles = {"id": "key", "author": "nick", "post_time": "at"}
+    label(app, source, target, gender, tasks=[task(source, "t", roles)])
     assert rows(target, "results_all", "id, source_author") == [("1", "媽媽日記")]
 
 
@@ -203,14 +213,7 @@ def test_a_range_is_half_open(app, table, gender, target):
         [post(1, "媽", time="2024-01-01 00:00:00"), post(2, "媽", time="2024-01-02"), post(3, "媽", time="2024-01-03")]
     )
     for name in ("2024-01-01", "2024-01-02"):
-        day = TaskSpec.model_validate(
-            {
-                "name": name,
-                "source": app.sources.spec(str(source)),
-                "start": name,
-                "end": f"2024-01-0{int(name[-1]) + 1}",
-            }
-        )
+        day = task(source, name, start=parse_bound(name, ""), end=parse_bound(f"2024-01-0{int(name[-1]) + 1}", ""))
         report(label(app, source, target, gender, tasks=[day]))
     assert rows(target, "results_all") == [("p1", "/female"), ("p2", "/female")]
 
@@ -230,7 +233,7 @@ def test_results_do_not_depend_on_how_the_work_was_cut(tmp_path, table, rules, p
 
 def test_several_sources_make_one_run_with_a_task_each(app, table, gender, target):
     a, b = table([post(1, "媽")], "a.db"), table([post(2, "爸")], "b.db")
-    tasks = [TaskSpec(name=p.stem, source=app.sources.spec(str(p))) for p in (a, b)]
+    tasks = [task(path, path.stem) for path in (a, b)]
     run = label(app, a, target, gender, tasks=tasks)
     assert [t["report"]["read"] for t in run["tasks"]] == [1, 1]
     assert rows(target, "results_all") == [("p1", "/female"), ("p2", "/male")]
@@ -238,10 +241,9 @@ def test_several_sources_make_one_run_with_a_task_each(app, table, gender, targe
 
 def test_a_failing_source_fails_its_task_and_leaves_the_others(app, table, gender, target):
     good, gone = table([post(1, "媽")], "a.db"), table([post(2, "爸")], "b.db")
-    tasks = [TaskSpec(name=p.stem, source=app.sources.spec(str(p))) for p in (gone, good)]
-    run_id = app.runs.create(tasks, RunSpec(models=(gender,), target=str(target)), LOCAL)
+    run_id = asked(app, [task(path, path.stem) for path in (gone, good)], target, gender)
     gone.unlink()
-    app.work_on(run_id)
+    app.operations.work_on(run_id)
     run = app.runs.get(run_id)
     assert [t["state"] for t in run["tasks"]] == ["failed", "done"]
     assert run["state"] == "failed"
@@ -253,7 +255,7 @@ def test_production_twice_gives_the_same_table(app, table, gender, target):
     source = table([post(i, f"{'媽爸'[i % 2]}{i % 5}") for i in range(40)])
     run = label(app, source, target, gender)
     before = rows(target, "production_all", "*")
-    app.work_on(app.runs.produce(run["id"], LOCAL))
+    app.operations.work_on(app.runs.produce(run["id"], LOCAL))
     assert rows(target, "production_all", "*") == before
     now, then = (r["tasks"][0]["report"] for r in (app.runs.get(run["id"]), run))
     assert now["groups"] == then["groups"]
@@ -262,15 +264,14 @@ def test_production_twice_gives_the_same_table(app, table, gender, target):
 def test_production_that_fails_leaves_the_run_as_it_was(app, table, gender, target):
     run = label(app, table([post(1, "媽")]), target, gender)
     target.unlink()
-    app.work_on(app.runs.produce(run["id"], LOCAL))
+    app.operations.work_on(app.runs.produce(run["id"], LOCAL))
     found = app.runs.get(run["id"])
     assert found["state"] == "done"
     assert "are gone" in found["error"]
 
 
 def test_production_of_a_run_that_is_not_done_is_refused(app, table, gender, target):
-    task = TaskSpec(name="t", source=app.sources.spec(str(table([]))))
-    run_id = app.runs.create([task], RunSpec(models=(gender,), target=str(target)), LOCAL)
+    run_id = asked(app, [task(table([]), "t")], target, gender)
     with pytest.raises(Conflict, match="is planned"):
         app.runs.produce(run_id, LOCAL)
 
@@ -286,7 +287,7 @@ def test_results_that_were_moved_away_are_missed_not_made_anew(app, table, gende
 def test_deleting_a_run_removes_its_rows_and_leaves_other_runs(app, table, gender, target):
     first = label(app, table([post(1, "媽")], "a.db"), target, gender)
     label(app, table([post(2, "爸")], "b.db"), target, gender)
-    app.work_on(app.runs.delete(first["id"], LOCAL))
+    app.operations.work_on(app.runs.delete(first["id"], LOCAL))
     assert rows(target, "results_all") == [("p2", "/male")]
     assert rows(target, "production_all") == [("p2", "/male")]
     with pytest.raises(NotFound):
@@ -378,9 +379,9 @@ def test_a_group_name_that_cannot_name_a_table_is_refused():
 
 
 def test_a_start_after_the_end_is_refused_before_anything_is_written(app, table, gender, target):
-    task = {"name": "t", "source": app.sources.spec(str(table([]))), "start": "2024-02-01", "end": "2024-01-01"}
+    first, last = parse_bound("2024-02-01", ""), parse_bound("2024-01-01", "")
     with pytest.raises(BadInput, match="before its end"):
-        label(app, target, target, gender, tasks=[TaskSpec.model_validate(task)])
+        label(app, target, target, gender, tasks=[task(table([]), "t", start=first, end=last)])
     assert app.store.runs.page() == []
     assert not target.exists()
 
@@ -417,7 +418,7 @@ def test_a_full_disk_is_waited_for_and_what_was_finished_is_kept(
         with contextlib.closing(sqlite3.connect(target)) as db, db:
             marks = db.execute("SELECT sum(rows) FROM audience_partition").fetchone()[0]
         assert len(rows(target, "results_all")) == marks > 0
-        app.work_on(app.runs.resume(run["id"], LOCAL))
+        app.operations.work_on(app.runs.resume(run["id"], LOCAL))
     assert app.runs.get(run["id"])["state"] == "done"
     assert len(rows(target, "results_all")) == 60
 
@@ -432,7 +433,7 @@ def test_a_change_leaves_an_audit_row_with_its_actor(app, table, gender, target)
 
 def test_a_run_that_has_ended_is_not_carried_out_again(app, table, gender, target):
     run = label(app, table([]), target, gender)
-    app.work_on(run["id"])
+    app.operations.work_on(run["id"])
     assert app.runs.get(run["id"]) == run
     with pytest.raises(Conflict, match="is done"):
         app.runs.resume(run["id"], LOCAL)

@@ -60,13 +60,13 @@ def _create_operations() -> None:
 
 
 def _move_runs() -> None:
-    if has_column("run", MOVED[0]):
+    if has_column("run", MOVED[-1]):
         op.execute(
             f"INSERT INTO operation ({', '.join(OF_OPERATION)}) SELECT id, 'run', {', '.join(MOVED)} FROM run "
             "WHERE id NOT IN (SELECT id FROM operation)"
         )
     drop_index("ix_run_state", "run")
-    for name in reversed(MOVED):  # the first one last: while it is there, rows may still have to be copied
+    for name in reversed(MOVED):  # the last one first: while it is there, all are, and rows may have to be copied
         drop_column("run", name)
 
 
