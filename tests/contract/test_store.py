@@ -25,8 +25,8 @@ from audience.store.engines import migrating, open_engine, same_place
 from audience.store.idempotency import IdempotencyKey
 from audience.store.migrate import LATEST, MIGRATIONS, migrate, revision_of
 from audience.store.models import NewVersion
-from audience.store.records import Store
 from audience.store.operations import move
+from audience.store.records import Store
 from audience.store.secrets import Secrets
 from audience.store.states import FINAL, JOB_MOVES, MOVES, OPEN_JOB, state_of_run
 
