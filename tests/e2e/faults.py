@@ -19,11 +19,12 @@ from typing import Any
 import pytest
 
 from audience.app.actors import LOCAL
+from audience.app.requests import RunRequest, SourceRequest, TaskRequest
 from audience.app.root import App
 from audience.errors import NotFound
 from audience.labeling.export import encoded
 from audience.labeling.groups import GroupMap
-from audience.labeling.plan import RunSpec, TaskSpec
+from audience.labeling.plan import RunSpec
 from audience.labeling.statistics import PartitionStatistics
 from audience.settings import Settings
 from audience.store.states import FINAL
@@ -130,15 +131,16 @@ class Installation:
 
     def label(self, source: Path | None = None, delay_s: float = 0.0) -> str:
         """A run that is left to the workers, as `audience label --detach` makes one; its id."""
-        task = TaskSpec(name="posts", source=self.app.sources.spec(str(source or self.source)))
-        spec = RunSpec(
+        task = TaskRequest(name="posts", source=SourceRequest(reference=str(source or self.source)))
+        request = RunRequest(
+            tasks=(task,),
             models=(self.model,),
             target=str(self.target),
             groups=CHANNELS,
             partition_rows=PARTITION_ROWS,
             production_delay_s=delay_s,
         )
-        return self.app.runs.create([task], spec, LOCAL)
+        return str(self.app.runs.create(request, LOCAL)["id"])
 
     def state(self, run: str) -> str:
         try:
@@ -154,7 +156,7 @@ class Installation:
         return int(self.task(run)["progress"]["partitions_done"])
 
     def jobs(self, run: str, kind: str, state: str) -> list[dict[str, Any]]:
-        return [j for j in self.app.store.jobs.read(run) if (j["kind"], j["state"]) == (kind, state)]
+        return [j for j in self.app.store.operations.jobs(run) if (j["kind"], j["state"]) == (kind, state)]
 
     def wait_for(self, run: str, *states: str, timeout_s: float = WAIT_S) -> None:
         """Until the run is in one of these states, and nobody works on it if such a state is an end."""
@@ -172,7 +174,7 @@ class Installation:
         """partition -> its mark in the target, which tells how long it took: written again, it differs."""
         task = self.task(run)
         target = self.app.locations.target(RunSpec.model_validate(self.app.runs.get(run)["spec"]))
-        marks = target.marks(task["id"], authors=False) if task["touched"] else ()
+        marks = target.marks(task["id"], authors=False) if task["may_have_rows"] else ()
         return {mark.partition: mark.statistics for mark in marks}
 
     def n_read(self, run: str) -> int:
@@ -339,7 +341,7 @@ def undisturbed(folder: Path, n_rows: int) -> Posts:
     posts = Posts(make_posts(folder / "posts.db", n_rows))
     installation = Installation(folder, posts, "labels.db")
     run = installation.label()
-    installation.app.work_on(run)
+    installation.app.operations.work_on(run)
     found = installation.fingerprint(run)
     assert found.state == "done"
     assert found.numbers["set_aside"].keys() == {"id is null", "post_time is not a time"}

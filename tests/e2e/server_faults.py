@@ -15,6 +15,7 @@ from faults import Fingerprint, Installation, Posts, make_posts, missing
 from native import Mariadb, Postgres
 
 from audience.app.actors import LOCAL
+from audience.app.requests import SourceRequest
 
 COLUMNS = ("id", "s_id", "author", "content", "post_time")
 Server = Mariadb | Postgres
@@ -39,8 +40,8 @@ class Served(Installation):
         target.execute(f"CREATE DATABASE {self.database}")
         self.target: Any = target.url(self.database)
         self.source: Any = "posts"
-        spec = self.app.sources.new(source.url("posts"), table="posts")
-        self.app.sources.add("posts", spec, LOCAL)
+        request = SourceRequest(location=source.url("posts"), options={"table": "posts"})
+        self.app.sources.add("posts", request, LOCAL)
 
 
 def installed(*programs: str) -> None:
@@ -93,7 +94,7 @@ def pair_of(kind: type[Mariadb] | type[Postgres], folder: Path, n_rows: int, *op
             fill(source, db.execute("SELECT * FROM posts"))
         quiet = Served(folder / "undisturbed", source, target)
         run = quiet.label()
-        quiet.app.work_on(run)
+        quiet.app.operations.work_on(run)
         found = quiet.fingerprint(run)
         assert found.state == "done"
         yield Pair(source, target, found)

@@ -174,7 +174,7 @@ def test_conflict_groups_and_label_names_are_data(app, table, rules, target):
         ]
     )
     panels = Panels(names={"black": "紅"}, conflicts={"tea": ("紅", "green")})
-    label(app, posts, target, tea, panels=panels)
+    label(app, posts, target, tea, conflict_groups=panels)
     assert rows(target, "production_all", "source_author, panel") == [("c1_a", "/紅"), ("c1_b", "/green")]
 
 

@@ -23,7 +23,7 @@ from redis import Redis
 from audience.app.actors import LOCAL
 from audience.jobs.celery_app import lengths, make_celery, queues_of, sender
 from audience.store.jobs import Sent
-from audience.store.queues import lane_of, parse_lanes
+from audience.store.queues import Lane, parse_lanes
 from audience.store.states import FINAL
 
 POOLS = ("prefork", "threads", "solo", "gevent")
@@ -154,7 +154,7 @@ def test_workers_join_and_leave_and_what_they_leave_is_done_by_others(installati
     wait_until(lambda: installation.id_of(second), "it is there")
     installation.end(first)
     installation.check_same(run)
-    assert {job["losses"] for job in installation.app.store.jobs.read(run)} == {0}
+    assert {job["losses"] for job in installation.app.store.operations.jobs(run)} == {0}
 
 
 def test_worker_that_is_told_to_stop_gives_back_what_it_cannot_finish(installation):
@@ -192,7 +192,7 @@ def test_message_that_comes_twice_is_refused_once(installation):
     [plan] = installation.jobs(run, "plan", "waiting")
     send = sender(celery(installation))
     for _ in range(2):
-        send(Sent(plan["id"], lane_of("default", "plan"), 0, 1))
+        send(Sent(plan["id"], Lane("default", "manage"), 0, 1))
     worker = installation.start_worker("--pool", "threads", *BOTH)
     installation.check_same(run)
     assert installation.jobs(run, "plan", "done")[0]["attempts"] == 1
@@ -208,7 +208,9 @@ def test_message_that_redis_brings_again_while_its_job_is_under_way_is_refused(i
         taken = {job["id"]: job["attempts"] for job in installation.jobs(run, "partition", "taken")}
         time.sleep(12)  # Celery looks for such messages every ten
     installation.check_same(run)
-    assert {job["id"]: job["attempts"] for job in installation.app.store.jobs.read(run) if job["id"] in taken} == taken
+    assert {
+        job["id"]: job["attempts"] for job in installation.app.store.operations.jobs(run) if job["id"] in taken
+    } == taken
     assert "action=message_in_vain" in "".join(map(installation.told_by, workers))
 
 

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pytest
 
 from audience.app.actors import LOCAL
+from audience.app.requests import RunRequest, SourceRequest, TaskRequest
 from audience.app.root import App
 from audience.errors import BadInput, Conflict, NotFound, Transient
-from audience.labeling.plan import RunSpec, TaskSpec
 from audience.tables.base import RESULT_SCHEMA, ConflictRules, Target
 from audience.tables.postgres.server import PostgresServer
 from audience.tables.registry import open_target
@@ -72,9 +72,9 @@ def test_row_whose_text_the_target_cannot_hold_is_set_aside_once(
 ) -> None:
     posts = [("p0", "c", "mum", "a mum\0", None), ("p1", "c", "b", "a mum", None), ("p2", "c", "b", "no\0", None)]
     models = [app.models.add(f"m{n}", rules(f"label,content,match_type\n{n},mum,partially\n"), LOCAL)[0] for n in "ab"]
-    tasks = [TaskSpec(name="posts", source=app.sources.spec(str(table(posts))))]
-    run_id = app.runs.create(tasks, RunSpec(models=tuple(models), target=postgres_url), LOCAL)
-    app.work_on(run_id)
+    tasks = (TaskRequest(name="posts", source=SourceRequest(location=str(table(posts)))),)
+    run_id = app.runs.create(RunRequest(tasks=tasks, models=tuple(models), target=postgres_url), LOCAL)["id"]
+    app.operations.work_on(run_id)
     report = app.runs.get(run_id)["tasks"][0]["report"]
     reason = "a text holds a character that the target cannot store"
     assert (report["received"], report["set_aside"]) == (3, {reason: 1})

@@ -40,7 +40,7 @@ def test_a_run_whose_records_are_on_a_server_survives_its_workers(request, tmp_p
             os.kill(int(workers[0]["name"].rpartition(":")[2]), signal.SIGKILL)
         installation.check_same(run)
         assert exported(installation, run) == posts.undisturbed.results
-        assert any(job["losses"] for job in installation.app.store.jobs.read(run))
+        assert any(job["losses"] for job in installation.app.store.operations.jobs(run))
         assert not (tmp_path / "home" / "audience.db").exists()
         installation.end(*installation.alive())
 
@@ -73,11 +73,11 @@ def test_a_worker_without_the_blobs_leaves_the_run_to_others_and_says_why(mysql_
         run = installation.label()
         empty = tmp_path / "empty"
         lacking = installation.start_worker(AUDIENCE_HOME=str(tmp_path / "one"), AUDIENCE_BLOBS_URL=str(empty))
-        wait_until(lambda: "action=run_left_to_others" in installation.told_by(lacking), "it says so")
+        wait_until(lambda: "action=operation_left_to_others" in installation.told_by(lacking), "it says so")
         assert str(empty) in installation.task(run)["progress"]["waiting_for"]
         other = installation.start_worker(AUDIENCE_HOME=str(tmp_path / "other"))
         installation.check_same(run)
-        assert {job["failures"] for job in installation.app.store.jobs.read(run)} == {0}
+        assert {job["failures"] for job in installation.app.store.operations.jobs(run)} == {0}
         assert installation.told_by(lacking).count("AUDIENCE_BLOBS_URL") == 1
         assert "action=partition_done" not in installation.told_by(lacking)
         installation.end(lacking, other)
