@@ -55,8 +55,8 @@ def test_row_of_another_width_is_set_aside_where_it_stood(tmp_path: Path, size: 
     path = write(tmp_path, "a.csv", "id,content\n1,one\n2\n\n3,three,more\n4,four\n")
     assert [(r["id"], r["content"], r["error"]) for r in read(source(path), size)] == [
         ("1", "one", None),
-        ("a.csv#2", None, "a row should have 2 values: row 2 has 1"),
-        ("a.csv#3", None, "a row should have 2 values: row 3 has 3"),
+        ("a.csv#2", None, "a row should have 2 values: row 2 (line 3) has 1"),
+        ("a.csv#3", None, "a row should have 2 values: row 3 (line 5) has 3"),
         ("4", "four", None),
     ]
 
@@ -106,7 +106,7 @@ def test_row_that_is_not_of_the_encoding_is_set_aside(tmp_path: Path) -> None:
     data = "id,content\n1,中文\n".encode("big5") + b"2,\xff\xff\n" + "3,功,蓋\n4,許\n".encode("big5")
     rows = read(source(write(tmp_path, "a.csv", data), encoding="big5"))
     assert [(r["id"], r["content"]) for r in rows] == [("1", "中文"), ("a.csv#2", None), ("a.csv#3", None), ("4", "許")]
-    assert rows[1]["error"] == "text is not big5: row 2, content, at byte 0"
+    assert rows[1]["error"] == "text is not big5: row 2 (line 3), content, at byte 0"
 
 
 def test_row_that_is_bad_in_two_ways_is_set_aside_once(tmp_path: Path) -> None:
@@ -219,6 +219,116 @@ def test_quoted_rows_come_back_however_the_file_is_cut(
         assert parsed_by_arrow(data.encode()) == rows
 
 
+BROKEN = (
+    "id,author,content\n"
+    "1,amy,good\n"
+    '2,"a ""b""","27" monitor\n'
+    '3,cat,"never closed\n'
+    "4,dan,good\n"
+    "\n"
+    '5,eve,"bad, and late"\n'
+    "6,fay,good\n"
+    '7,gus,""x"\n'
+    '8,hal,5" screen\n'
+    '9,ivy,"a, b" c\n'
+)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+@pytest.mark.parametrize("chunk", [1, 2, 7, 2**22])
+def test_lines_that_a_broken_quote_takes_are_set_aside_each(
+    tmp_path: Path, size: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "CHUNK_BYTES", chunk)
+    rows = read(source(write(tmp_path, "a.csv", BROKEN)), size)
+    assert [r["id"] for r in rows] == ["1", "2", "a.csv#3", "a.csv#4", "a.csv#5", "6", "7", "8", "a.csv#9"]
+    assert [(r["author"], r["content"]) for r in rows[1::5]] == [('a "b"', '"27" monitor'), ("gus", '""x"')]
+    said = [r["error"].partition(": ")[2].partition(";")[0] for r in rows if r["error"]]
+    assert said == [*["lines 4 to 7"] * 3, "line 11"]
+    assert all("quoting=false" in r["error"] for r in rows if r["error"])
+
+
+def test_quote_after_a_backslash_is_named_as_what_it_is(tmp_path: Path) -> None:
+    rows = read(source(write(tmp_path, "a.csv", 'id,content\n1,"she said \\"good\\""\n2,"\\"good\\" she said"\n3,a\n')))
+    assert [r["content"] for r in rows] == [None, None, "a"]
+    assert "option('escape', '\"')" in rows[0]["error"]
+
+
+def test_file_of_nothing_but_broken_quotes_is_refused_in_time(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "id,content\n" + '1,"a \\"b\\" c"\n' * 200_000)
+    with pytest.raises(BadInput, match="10,001 of its first 10,001 rows"):
+        source(path).plan(CONTENT)
+
+
+def test_broken_quote_that_takes_a_megabyte_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", 'content\na\n"' + "b\n" * 2**20 + '"c\n')
+    with pytest.raises(BadInput, match="opens in row 2 is followed by text"):
+        source(path).plan(CONTENT)
+
+
+@pytest.mark.parametrize("chunk", [2**6, 2**22])
+@pytest.mark.parametrize(("encoding", "word"), [("big5", "育"), ("gb18030", "寍"), ("shift_jis", "ポ")])
+def test_byte_of_the_delimiter_within_a_character_is_no_delimiter(
+    tmp_path: Path, encoding: str, word: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "CHUNK_BYTES", chunk)
+    assert word.encode(encoding)[1:] == b"|"
+    texts = [f"a{word}b", f'{word}"{word}"', word, f'{word}" {word}', f"{word}|", f'{word}\n"{word}']
+    quoted = ["1|" + text for text in texts[:4]] + ["1|" + json.dumps(t, ensure_ascii=False)[:] for t in [texts[4]]]
+    quoted.append('1|"' + texts[5].replace('"', '""') + '"')
+    data = "\n".join(["id|content", *quoted, ""]).encode(encoding)
+    broken = data + b"1|\xff" + (word + "\n1|" + word + "\n").encode(encoding)
+    path = write(tmp_path, "a.csv", data)
+    assert contents(path, encoding=encoding, delimiter="|") == texts
+    assert contents(write(tmp_path, "b.csv", broken), encoding=encoding, delimiter="|") == [*texts, None, word]
+
+
+def test_row_of_many_megabytes_is_set_aside_unread(tmp_path: Path) -> None:
+    long = "x" * (17 * 2**20)
+    path = write(tmp_path, "a.csv", f'id,content\n1,a\n\n2,"{long}"\n3,b\n4,{long}')
+    rows = read(source(path))
+    assert [(r["id"], r["content"]) for r in rows] == [("1", "a"), ("a.csv#2", None), ("3", "b"), ("a.csv#4", None)]
+    assert rows[1]["error"] == f"a row has more than 16 MiB: line 4, {len(long) + 4:,} bytes"
+    path = write(tmp_path, "a.jsonl", f'{{"content": "{long}"}}\n{{"content": "b"}}\n')
+    assert contents(path) == [None, "b"]
+
+
+def test_carriage_returns_that_were_doubled_are_no_part_of_a_value(tmp_path: Path) -> None:
+    data = "id\tcontent\r\r\n1\ta\r\r\n\r\r\n2\tb\rc\r\r\r\n"
+    rows = [(r["id"], r["content"]) for r in read(source(write(tmp_path, "a.tsv", data)))]
+    assert rows == [("1", "a"), ("2", "b\rc")]
+    assert contents(write(tmp_path, "a.csv", data.replace("\t", ",").replace("b\rc", "b"))) == ["a", "b"]
+
+
+def test_first_line_that_ends_in_a_carriage_return_alone_ends_there(tmp_path: Path) -> None:
+    assert contents(write(tmp_path, "a.tsv", "id\tcontent\r1\ta\n2\tb\n")) == ["a", "b"]
+    assert contents(write(tmp_path, "a.csv", "id,content\r1,a\n2,b\r\n")) == ["a", "b"]
+    with pytest.raises(BadInput, match="carriage return alone"):
+        source(write(tmp_path, "b.tsv", "id\tcontent\r1\ta\r2\tb\r"))
+
+
+@pytest.mark.parametrize(
+    ("first", "hint"),
+    [
+        ("id;content", "delimiter=';'"),
+        ("id\tcontent", r"delimiter='\\t'"),
+        ("sep=;\nid;content", "take it away"),
+        ("Id,Content", "--role content='Content'"),
+        ("id, content", "--role content=' content'"),
+    ],
+)
+def test_first_line_that_is_nearly_right_is_refused_with_a_hint(tmp_path: Path, first: str, hint: str) -> None:
+    with pytest.raises(BadInput, match=hint):
+        source(write(tmp_path, "a.csv", first + "\n1,a\n"))
+
+
+def test_column_that_is_nearly_called_like_a_role_is_said(tmp_path: Path) -> None:
+    files = source(write(tmp_path, "a.csv", "ID,content\n1,a\n"))
+    assert "did you mean --role id='ID'?" in files.describe().advice[0]
+    with pytest.raises(BadInput, match="did you mean --role content='content'"):
+        source(write(tmp_path, "a.csv", "ID,content\n1,a\n"), roles={"content": "contents"})
+
+
 # JSON lines
 
 
@@ -255,6 +365,7 @@ def test_nested_values_in_other_columns_cost_nothing_and_change_nothing(tmp_path
         (b'{"content": ' + b"[" * 9000 + b"]" * 9000 + b"}", "not JSON"),
         (b'{"content": ' + b"[" * 1500 + b"]" * 1500 + b"}", "not JSON"),
         (b'{"content": 1e999}', "not JSON"),
+        (b'{"content": "a", "id": 1, "content" : "b"}', "a key stands twice: line 3, 'content'"),
     ],
 )
 def test_bad_line_is_set_aside_by_its_number(tmp_path: Path, line: bytes, reason: str) -> None:
@@ -265,6 +376,13 @@ def test_bad_line_is_set_aside_by_its_number(tmp_path: Path, line: bytes, reason
     assert (rows[1]["id"], rows[1]["content"]) == ("a.jsonl#2", None)
     assert rows[1]["error"].startswith(reason)
     assert ": line 3" in rows[1]["error"]
+
+
+def test_name_of_a_column_in_texts_is_no_key(tmp_path: Path) -> None:
+    values = ['a "content": b', "content", '{"content": 1, "content": 2}', None]
+    lines = [json.dumps({"other": "content", "content": value}) for value in values] + ['{"content": {"content": 1}}']
+    found = contents(write(tmp_path, "a.jsonl", "\n".join(lines)))
+    assert found == [*values, '{"content": 1}']
 
 
 def test_keys_may_appear_late_and_be_missing(tmp_path: Path) -> None:

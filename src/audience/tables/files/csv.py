@@ -1,6 +1,7 @@
 """CSV and TSV files: every value is text, an empty one is null, a quoted empty one is empty."""
 
 import codecs
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +9,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import csv
 
 from audience.errors import BadInput, Conflict
 from audience.tables.base import Selection, SourceSpec
 from audience.tables.files.base import Piece, Rows, placed
-from audience.tables.files.lines import Lines, RowRules, first_row_end, pieces_of_lines, read_lines
+from audience.tables.files.lines import (
+    Lines,
+    RowRules,
+    first_row_end,
+    lines_of_rows,
+    pieces_of_lines,
+    read_lines,
+    reason_of,
+)
+from audience.tables.files.quotes import plain_values
 
 BOM = codecs.BOM_UTF8
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -22,7 +33,10 @@ HEADER_BYTES = 2**20
 SAMPLE_BYTES = 2**18
 SAMPLE_LINES = 1_000
 ADVICE = "name the encoding of the file, such as utf-8, big5, cp950 or gb18030"
-UNCLOSED = "the quote that opens in this row never ends; if quotes are plain text in this file, turn quoting off"
+OTHER_DELIMITERS = {";": "';'", "\t": "'\\t'", "|": "'|'", ",": "','"}
+HALF_PAIR = re.compile("[\ud800-\udfff]")
+NONCHARACTERS = [chr(code) for code in (*range(0xFDD0, 0xFDF0), 0xFFFE, 0xFFFF)]
+"""No text holds them; one stands for a byte that is not of the encoding until its row is set aside."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +47,7 @@ class _Dialect:
 
     @property
     def rules(self) -> RowRules:
-        return RowRules(self.quoting, self.delimiter)
+        return RowRules(self.quoting, self.delimiter, self.encoding)
 
 
 @dataclass(frozen=True)
@@ -57,13 +71,29 @@ class CsvFormat:
 
     def columns(self, path: Path) -> dict[str, str]:
         _check_encoding(path, self.encoding)
-        return dict.fromkeys(self._names(path), "text")
+        names = self._names(path)
+        if self.spec.delimiter is None and self.spec.header is None and len(names) == 1:
+            self._check_delimits(path, names[0])
+        return dict.fromkeys(names, "text")
+
+    def _check_delimits(self, path: Path, name: str) -> None:
+        """Refuses a first line that another delimiter would cut, unless that is the name of a column that is used."""
+        if name.lower().startswith("sep=") and len(name) <= len("sep=;"):
+            raise BadInput(f"{path} begins with the line {name!r}: take it away, and give -o delimiter={name[4:]!r}")
+        found = [sign for sign in OTHER_DELIMITERS if sign in name]
+        if found and name not in self.spec.roles.values():
+            raise BadInput(
+                f"{path} has one column, called {name!r}: did you mean -o delimiter={OTHER_DELIMITERS[found[0]]}?"
+            )
 
     def pieces(self, path: Path, selection: Selection, time_column: str | None) -> Iterator[Piece]:
-        start = len(BOM) if self._has_bom(path) else 0
+        start, first_line = len(BOM) if self._has_bom(path) else 0, 1
         if self.spec.header is None:
-            start = self._header_end(path, start)
-        yield from pieces_of_lines(path, start, self._dialect(path).rules, selection.partition_rows)
+            end = self._header_end(path, start)
+            with path.open("rb") as file:
+                head = file.read(end)
+            start, first_line = end, 1 + head.count(b"\n") + head.count(b"\r") - head.count(b"\r\n")
+        yield from pieces_of_lines(path, start, self._dialect(path).rules, selection.partition_rows, first_line)
 
     def read(self, path: Path, piece: dict[str, Any], columns: Sequence[str]) -> Iterator[Rows]:
         names = self._names(path)
@@ -80,12 +110,28 @@ class CsvFormat:
             return self.encoding == "utf-8" and file.read(len(BOM)) == BOM
 
     def _header_end(self, path: Path, start: int) -> int:
-        end = first_row_end(path, start, self._dialect(path).rules)
+        dialect = self._dialect(path)
+        end = first_row_end(path, start, dialect.rules)
         if end is None and path.stat().st_size - start < HEADER_BYTES:
-            raise BadInput(f"{path} is empty or its first quote never ends: the first line should name the columns")
+            raise BadInput(
+                f"{path} is empty, or a quote in its first line never ends, or is followed by text where it should: "
+                "the first line should name the columns"
+            )
         if end is None or end - start > HEADER_BYTES:
             raise BadInput(f"{path}: the first line should name the columns, but it does not end")
-        return end
+        return end if dialect.quoting else self._before_lone_return(path, start, end)
+
+    def _before_lone_return(self, path: Path, start: int, end: int) -> int:
+        """Names of columns hold no carriage return: a first line that ends in one ends there, whatever others do."""
+        with path.open("rb") as file:
+            file.seek(start)
+            line = file.read(end - start)
+        _, lone, rest = line.lstrip(b"\r\n").partition(b"\r")
+        if not lone or not rest.strip(b"\r\n"):
+            return end
+        if b"\n" not in line:
+            raise BadInput(f"{path}: its lines end with a carriage return alone: convert them to newlines first")
+        return end - len(rest)
 
     def _names(self, path: Path) -> list[str]:
         if self.spec.header is not None:
@@ -162,24 +208,62 @@ def _split_header(text: str, dialect: _Dialect) -> list[str]:
 
 
 def _rows_of(path: Path, lines: Lines, dialect: _Dialect, names: Sequence[str], wanted: Sequence[str]) -> Rows:
-    if lines.unclosed:
+    if lines.fault and lines.fault.kind == "apart":
+        return _row_apart(lines, dialect, names, wanted)
+    if lines.fault:
         nothing = {name: pa.nulls(lines.n_rows, pa.large_binary()) for name in wanted if name in names}
-        return Rows(lines.first_row, lines.n_rows, nothing, pa.array([UNCLOSED], pa.large_string()))
-    try:
-        data = lines.data if dialect.encoding == "utf-8" else lines.data.decode(dialect.encoding).encode()
-        clean = _is_utf8(data)
-    except UnicodeDecodeError:
-        clean = False
-    faults: dict[int, str] = {}
-    if clean:
-        columns, bad = _parsed(data, dialect, names, wanted)
-    else:
-        columns, bad = _parsed(lines.data.decode("latin-1").encode(), dialect, names, wanted)
-        columns, faults = _decoded(columns, dialect.encoding)
+        reasons = pa.array([reason_of(lines.fault)] * lines.n_rows, pa.large_string())
+        return Rows(lines.first_row, lines.n_rows, nothing, reasons)
+    data, stand_in = _as_utf8(lines.data, dialect.encoding)
+    columns, bad = _parsed(data, dialect, names, wanted)
     n_good = len(next(iter(columns.values()))) if columns else lines.n_rows - len(bad)
     if n_good + len(bad) != lines.n_rows:
         raise Conflict(f"{path} holds other rows than when it was planned (near row {lines.first_row}): plan again")
-    return _with_bad_rows(Rows(lines.first_row, lines.n_rows, columns), bad, faults, len(names))
+    faults: dict[int, str] = {}
+    if stand_in:
+        columns, faults = _without(columns, stand_in, dialect.encoding)
+    rows = Rows(lines.first_row, lines.n_rows, columns)
+    return _with_bad_rows(rows, bad, faults, len(names), lines, dialect) if bad or faults else rows
+
+
+def _row_apart(lines: Lines, dialect: _Dialect, names: Sequence[str], wanted: Sequence[str]) -> Rows:
+    """A row with a quote that is followed by text where it should close a value, all in one line: if there is no
+    delimiter before that quote, the quotes of this value are plain text. Otherwise nobody knows where it ends."""
+    assert lines.fault is not None
+    place = f"row {lines.first_row} (line {lines.fault.first})"
+    error = reason_of(lines.fault)
+    values: list[str | None] | None = None
+    if fault := _undecodable(lines.data, dialect.encoding):
+        error = placed(fault, place)
+    else:
+        values = plain_values(lines.data.decode(dialect.encoding).strip("\r\n"), dialect.delimiter)
+    if values is not None and len(values) != len(names):
+        error, values = f"a row should have {len(names)} values: {place} has {len(values)}", None
+    found = dict(zip(names, values or [None] * len(names), strict=True))
+    columns = {name: pa.array([found[name]], pa.large_string()) for name in wanted if name in names}
+    return Rows(lines.first_row, 1, columns, None if values is not None else pa.array([error], pa.large_string()))
+
+
+def _as_utf8(data: bytes, encoding: str) -> tuple[bytes, str]:
+    """The rows in UTF-8; and the character that stands in them for bytes that are not of the encoding, if there are.
+    Only so are delimiters found for sure: their byte may be the second one of a character."""
+    try:
+        if encoding != "utf-8":
+            return data.decode(encoding).encode(), ""
+        if _is_utf8(data):
+            return data, ""
+    except UnicodeError:  # also of half a pair that an encoding may decode to
+        pass
+    codecs.register_error("audience.half_pair", _half_pair)
+    text = data.decode(encoding, "audience.half_pair")
+    stand_in = next(character for character in NONCHARACTERS if character not in text)
+    return HALF_PAIR.sub(stand_in, text).encode(), stand_in
+
+
+def _half_pair(error: UnicodeError) -> tuple[str, int]:
+    """One for one byte, so that a delimiter after it is still found."""
+    assert isinstance(error, UnicodeDecodeError)
+    return "\udcff", error.start + 1
 
 
 def _is_utf8(data: bytes) -> bool:
@@ -231,7 +315,7 @@ def _split(
     data: bytes, delimiter: bytes, names: Sequence[str], kept: Sequence[str]
 ) -> tuple[dict[str, pa.Array], list[_Bad]]:
     """Rows without quoting some of which hold a carriage return, which Arrow would take for the end of a row."""
-    lines = [line.removesuffix(b"\r") for line in data.removesuffix(b"\n").split(b"\n")]
+    lines = [line.rstrip(b"\r") for line in data.removesuffix(b"\n").split(b"\n")]
     rows = [line.split(delimiter) for line in lines if line]
     bad = [_Bad(i, len(row)) for i, row in enumerate(rows) if len(row) != len(names)]
     good = [row for row in rows if len(row) == len(names)]
@@ -239,33 +323,37 @@ def _split(
     return {name: pa.array([row[i] or None for row in good], pa.large_binary()) for name, i in at.items()}, bad
 
 
-def _decoded(columns: dict[str, pa.Array], encoding: str) -> tuple[dict[str, pa.Array], dict[int, str]]:
-    """Columns whose every byte was carried as one Latin-1 character, as text; and what is wrong, by good row."""
+def _without(columns: dict[str, pa.Array], stand_in: str, encoding: str) -> tuple[dict[str, pa.Array], dict[int, str]]:
+    """Columns with null for values that hold the stand-in, and what is wrong with them, by good row."""
     faults: dict[int, str] = {}
-    texts: dict[str, list[str | None]] = {name: [] for name in columns}
+    clean = {}
     for name, column in columns.items():
-        for i, value in enumerate(column.to_pylist()):
-            raw = None if value is None else value.decode().encode("latin-1")
-            fault = None if raw is None else _undecodable(raw, encoding)
-            if fault:
-                faults.setdefault(i, placed(fault, name))
-            texts[name].append(None if raw is None or fault else raw.decode(encoding))
-    return {name: pa.array(values, pa.large_string()) for name, values in texts.items()}, faults
+        texts = column.cast(pa.large_string())
+        is_bad = pc.match_substring(texts, stand_in).fill_null(False)
+        for i in np.flatnonzero(is_bad.to_numpy(zero_copy_only=False)):
+            at = len(texts[int(i)].as_py().partition(stand_in)[0].encode(encoding, "replace"))
+            faults.setdefault(int(i), f"text is not {encoding}: {name}, at byte {at}")
+        clean[name] = pc.if_else(is_bad, pa.scalar(None, texts.type), texts)
+    return clean, faults
 
 
-def _with_bad_rows(rows: Rows, bad: Sequence[_Bad], faults: dict[int, str], n_names: int) -> Rows:
+def _with_bad_rows(
+    rows: Rows, bad: Sequence[_Bad], faults: dict[int, str], n_names: int, lines: Lines, dialect: _Dialect
+) -> Rows:
     """The good rows with the bad ones, all null, where they were."""
-    if not bad and not faults:
-        return rows
     is_bad = np.zeros(rows.n_rows, bool)
     is_bad[[row.index for row in bad]] = True
     good_at = np.flatnonzero(~is_bad)
+    line_of = lines_of_rows(lines.data, dialect.rules) + lines.first_line
     errors: list[str | None] = [None] * rows.n_rows
+
+    def place(index: int) -> str:
+        return f"row {rows.first_row + index} (line {line_of[index]})"
+
     for row in bad:
-        place = f"row {rows.first_row + row.index} has {row.found}"
-        errors[row.index] = f"a row should have {n_names} values: {place}"
+        errors[row.index] = f"a row should have {n_names} values: {place(row.index)} has {row.found}"
     for i, fault in faults.items():
-        errors[int(good_at[i])] = placed(fault, f"row {rows.first_row + int(good_at[i])}")
+        errors[int(good_at[i])] = placed(fault, place(int(good_at[i])))
     take = pa.array(np.cumsum(~is_bad) - 1, mask=is_bad)
     columns = {name: column.take(take) for name, column in rows.columns.items()}
     return Rows(rows.first_row, rows.n_rows, columns, pa.array(errors, pa.large_string()))

@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,15 +14,26 @@ import pyarrow as pa
 from audience.errors import BadInput
 from audience.tables.base import Selection, SourceSpec
 from audience.tables.files.base import Piece, Rows, placed
-from audience.tables.files.lines import CHUNK_BYTES, Lines, RowRules, pieces_of_lines, read_lines
+from audience.tables.files.lines import (
+    CHUNK_BYTES,
+    MAX_ROW_BYTES,
+    Lines,
+    RowRules,
+    pieces_of_lines,
+    read_lines,
+    reason_of,
+)
 
 BOM = codecs.BOM_UTF8
 KEYS_LINES = 1_000
-LINE_BYTES = 2**30
+LONG_LINES = 16
+"""At most, among the first lines that are looked at for keys."""
 ESCAPED_BACKSLASH = r"\\\\"
 SURROGATE = r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
 SURROGATE_PAIR = r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 NESTED = r'"\s*:\s*[\[{]'
+
+COLON, QUOTE, BACKSLASH = b':"\\'
 
 Faults = dict[int, str]
 """Why a line cannot be used, by its index among the filled lines of a block."""
@@ -49,9 +61,14 @@ class JsonlFormat:
 
     def read(self, path: Path, piece: dict[str, Any], columns: Sequence[str]) -> Iterator[Rows]:
         for lines in read_lines(path, piece):
+            if lines.fault:
+                nothing = {name: pa.nulls(lines.n_rows, pa.large_string()) for name in columns}
+                reasons = pa.array([reason_of(lines.fault)] * lines.n_rows, pa.large_string())
+                yield Rows(lines.first_row, lines.n_rows, nothing, reasons)
+                continue
             frame = _fast(lines.data, lines.n_rows, columns)
             faults: Faults = {}
-            if frame is None or _may_hold_half_pairs(lines.data):
+            if frame is None or _may_hold_half_pairs(lines.data) or _may_hold_a_key_twice(lines.data, frame):
                 frame, faults = _slow(_filled(lines.data), columns)
             if any(_looks_nested(frame)):
                 frame = _with_nested_texts(frame, _filled(lines.data))
@@ -68,9 +85,12 @@ def _first_lines(path: Path) -> Iterator[bytes]:
     size = n = 0
     with path.open("rb") as file:
         file.seek(_start(path))
-        while size < CHUNK_BYTES and n < KEYS_LINES and (line := file.readline(LINE_BYTES)):
-            if line.strip(b"\r\n"):
-                size, n = size + len(line), n + 1
+        while size < CHUNK_BYTES and n < KEYS_LINES and (line := file.readline(MAX_ROW_BYTES + 1)):
+            size, n = size + min(len(line), CHUNK_BYTES // LONG_LINES), n + 1
+            if len(line) > MAX_ROW_BYTES:  # set aside when rows are read
+                while not line.endswith(b"\n") and (line := file.readline(MAX_ROW_BYTES)):
+                    pass
+            elif line.strip(b"\r\n"):
                 yield line
 
 
@@ -93,6 +113,32 @@ def _may_hold_half_pairs(data: bytes) -> bool:
         return False
     plain = pl.Series(data.decode().split("\n")).str.replace_all(ESCAPED_BACKSLASH, "")
     return bool((plain.str.count_matches(SURROGATE) != 2 * plain.str.count_matches(SURROGATE_PAIR)).any())
+
+
+def _may_hold_a_key_twice(data: bytes, frame: pl.DataFrame) -> bool:
+    """Whether a line may name a column twice, of which polars drops one. A name in quotes with a colon is a key."""
+    first = _object_or_fault(data[: data.find(b"\n") + 1] or data)
+    if isinstance(first, dict) and _count_keys(data) == len(first) * len(frame):
+        return False
+    for name in frame.columns:
+        key = json.dumps(name, ensure_ascii=False).encode()
+        if data.count(key) > len(frame) - frame[name].null_count():
+            pattern = re.escape(key.decode()) + r"\s*:"
+            if (pl.Series(data.decode().split("\n")).str.count_matches(pattern) > 1).any():
+                return True
+    return False
+
+
+def _count_keys(data: bytes) -> int:
+    """How often a quote that no backslash takes away stands before a colon: once a key in flat objects without spaces
+    there. Several times faster than looking for names."""
+    chunk = np.frombuffer(data, np.uint8)
+    found, other = np.empty((2, max(len(chunk) - 2, 0)), np.bool_)
+    np.equal(chunk[2:], COLON, out=found)
+    for part, sign, compare in ((chunk[1:-1], QUOTE, np.equal), (chunk[:-2], BACKSLASH, np.not_equal)):
+        compare(part, sign, out=other)
+        np.logical_and(found, other, out=found)
+    return int(np.count_nonzero(found))
 
 
 def _slow(lines: Sequence[bytes], columns: Sequence[str]) -> tuple[pl.DataFrame, Faults]:
@@ -128,18 +174,32 @@ def _halved(lines: Sequence[bytes], columns: Sequence[str]) -> tuple[pl.DataFram
 def _object_or_fault(line: bytes) -> dict[str, Any] | str:
     try:
         text = line.decode()
-        value = json.loads(text, parse_constant=_refuse)
+        value = json.loads(text, parse_constant=_refuse, object_pairs_hook=_each_key_once)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return "half of a surrogate pair"
     except UnicodeDecodeError as error:
         return f"not UTF-8: at byte {error.start}"
+    except _Twice as error:
+        return f"a key stands twice: {error}"
     except json.JSONDecodeError as error:
         return f"not JSON: {error.msg} at character {error.pos + 1}"
     except (ValueError, RecursionError) as error:
         return f"not JSON that can be read here: {error}"
     return value if isinstance(value, dict) else "not a JSON object, as {...} is"
+
+
+class _Twice(Exception):
+    """A key that stands twice in one object."""
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Twice(repr(next(name for name in names if names.count(name) > 1)))
+    return found
 
 
 def _refuse(constant: str) -> NoReturn:
