@@ -40,7 +40,8 @@ class Runs:
         with self.database.writing() as connection:
             if made := made_before(connection, key):
                 return made
-            row = add_operation(connection, KIND, actor, queue=queue, priority=priority)
+            about = ", ".join(spec.get("models", ()))[:200]
+            row = add_operation(connection, KIND, actor, subject=about or None, queue=queue, priority=priority)
             connection.execute(sa.insert(schema.run).values(id=row["id"], spec=spec))
             created = {name: row[name] for name in ("created_by", "created_at")}
             for number, task in enumerate(tasks):
@@ -85,7 +86,7 @@ class Runs:
         before: tuple[str, str] | None = None,
     ) -> list[Record]:
         """Returns runs, newest first; those before (created_at, id), in these states, of this actor."""
-        return self.database.rows(page_of(_runs(), limit, (), states, created_by, before))
+        return self.database.rows(page_of(_runs(), limit, (KIND,), states, created_by, before))
 
     def rows_read(self) -> int:
         """Returns the rows read by all runs that there are."""

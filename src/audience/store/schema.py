@@ -87,6 +87,7 @@ operation = sa.Table(
     sa.Column("finished_at", TIME, nullable=True),
     *_created(),
     sa.Index("operation_by_kind", "kind", "created_at"),
+    sa.Index("operation_by_time", "created_at"),
 )
 """Whatever a user waits for and may stop. Each kind keeps its own row, with the same id, beside it. `subject`: the name
 of what it is about, for people. `queue`: only workers that serve it take its jobs. `priority`: higher first.

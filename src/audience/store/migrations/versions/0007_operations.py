@@ -57,6 +57,7 @@ def _create_operations() -> None:
     )
     create_index("ix_operation_state", "operation", ["state"])
     create_index("operation_by_kind", "operation", ["kind", "created_at"])
+    create_index("operation_by_time", "operation", ["created_at"])
 
 
 def _move_runs() -> None:
