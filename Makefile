@@ -16,7 +16,7 @@ demo: $(VENV)/installed ## label bundled reviews and comments, in under a minute
 	@AUDIENCE_HOME=demo/home $(BIN)/audience demo --folder demo
 
 test: $(VENV)/installed-dev ## all tests, two files at a time
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations=20
 
 SOAK ?= 50
 
