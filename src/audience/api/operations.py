@@ -78,6 +78,6 @@ def file(app: Audience, operation_id: Id) -> StreamingResponse:
 
 
 def begun(operation_id: str) -> JSONResponse:
-    """The reply to what goes on in the background."""
+    """Returns the reply to a request that has begun an operation."""
     made: Record = {"id": operation_id}
     return created(made, f"/v1/operations/{operation_id}", 202)

@@ -44,7 +44,7 @@ def workers(app: Audience) -> WorkerList:
 
 
 def install_docs(api: FastAPI) -> None:
-    """Swagger UI from files on this machine: the page asks nobody else."""
+    """Serves Swagger UI from files on this machine: the page loads nothing from elsewhere."""
 
     @api.get("/", include_in_schema=False)
     def root() -> RedirectResponse:
