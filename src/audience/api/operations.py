@@ -71,7 +71,7 @@ def events(
 
 @router.get("/{operation_id}/file", response_class=Response, responses={**FILE, **answers(404, 409)})
 def file(app: Audience, operation_id: Id) -> StreamingResponse:
-    """The file that an export has made. It is kept for a week."""
+    """Fetch the file that an export has made. It is kept for a week."""
     layout, pieces = app.operations.fetch(operation_id)
     headers = {"Content-Disposition": f'attachment; filename="export-{operation_id[:12]}.{layout}"'}
     return StreamingResponse(started(pieces), media_type=MEDIA_TYPES[layout], headers=headers)

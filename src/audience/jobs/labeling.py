@@ -96,6 +96,7 @@ class LabelingJobs:
                     plan = context.source.plan(context.selection)
                 control.check()
                 self.store.tasks.save_plan(task_id, map(asdict, plan.partitions), plan.set_aside)
+            # The fence goes before the marks: a late writer could add one that is not among those read.
             context.target.prepare(task_id, job["arguments"]["fence"], context.spec.groups.names)
             finished = [_finished(mark) for mark in context.target.marks(task_id, authors=False)]
         return Outcome(details=(peak, finished, "author" in context.source.roles))
@@ -104,6 +105,7 @@ class LabelingJobs:
         """Reads, labels and writes one partition of a task. One that is in the target already is only counted."""
         context = self._context(job)
         with self.memory.watching(job["subject"]) as peak:
+            # Only a second attempt can find a mark; the first does without the query.
             done = self._mark(context, job) if job["attempts"] > 1 else None
             done = done or self._label(context, job, control) or self._mark(context, job)
         if done is None:

@@ -43,6 +43,7 @@ class Ages(Generic[Key]):
 
     def of(self, things: Mapping[Key, object], now_s: float) -> dict[Key, float]:
         """Returns the age of each thing in seconds; `now_s` is of a clock that only goes forward."""
+        # A process that slept has not seen whether others did: at most two intervals count.
         passed_s = min(now_s - self._looked_at, self._most_s) if self._looked_at is not None else 0.0
         self._looked_at = now_s
         before = self._unchanged

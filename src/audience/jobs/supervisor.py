@@ -35,6 +35,7 @@ class Child:
     def start(self) -> None:
         """Starts the process. It ends when this process does, because its standard input is closed then."""
         command = [sys.executable, "-m", "audience", *self.arguments, "--tied"]
+        # A pipe to its standard input, and not a signal: it closes however this process ends, also by SIGKILL.
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=self.inherits)
         self.started_at = time.monotonic()
         if self.polite and hasattr(os, "setpriority"):

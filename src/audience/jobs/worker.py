@@ -153,7 +153,7 @@ class Worker:
             log.exception("action=job_crashed kind=%s operation_id=%s", job["kind"], job["operation_id"])
             self._fail(job, f"unexpected {type(error).__name__} in the job {job['kind']}: {error}")
         finally:
-            if self._active.get(job["id"]) is control:
+            if self._active.get(job["id"]) is control:  # it may have been taken away, and claimed again by this worker
                 del self._active[job["id"]]
 
     def _attempt(self, job: Record, control: JobControl) -> None:
@@ -237,7 +237,7 @@ class Worker:
 
     def _beat(self) -> None:
         """Counts one heartbeat with the progress of all jobs, and stops the jobs that are no more this worker's."""
-        active = dict(self._active)
+        active = dict(self._active)  # before the heartbeat: a job that is claimed in between must not look taken away
         progress = {job: (control.progress, control.total) for job, control in active.items()}
         mine = self.store.workers.beat(self._id, progress)
         if mine is None:

@@ -50,6 +50,7 @@ class Jobs:
         """Claims the next job that is due for this worker: of this operation, and of these lanes only, if they are
         given; of no operation in `without`. Returns None when there is none."""
         query = _next(operation_id, lanes, without)
+        # Idle workers ask all the time: they look without the write lock, which would hold up everybody who writes.
         with self.database.reading() as connection:
             if connection.execute(query).first() is None:
                 return None
@@ -93,6 +94,7 @@ class Jobs:
         """Counts a message of the next job that has none, in the order in which jobs are claimed, and returns it.
         Returns None when there is no such job, or when `most` jobs have a message under way."""
         query = _next(lanes=[lane], only=schema.job.c.sent == 0)
+        # Dispatchers ask all the time: see `take`.
         with self.database.reading() as connection:
             if connection.execute(query).first() is None or _n_sent(connection, lane) >= most:
                 return None
