@@ -1,5 +1,5 @@
-"""For `celery -A audience ...`, which looks for an application here. The only module that does its work when it is
-imported, because Celery wants it so; everybody else asks for what is below."""
+"""The entry of `celery -A audience ...`, which looks for an application here. The only module that does its work when
+it is imported, because Celery expects that; everybody else calls the functions below."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # as in __main__, 
 
 
 def celery_of(settings: Settings) -> "Celery":
-    """The application of the broker that is set."""
+    """Returns the Celery application of the broker that the settings name."""
     if settings.broker_url is None:
         raise BadInput("there is no broker: set AUDIENCE_BROKER_URL, redis://... or amqp://...")
     return make_celery(
@@ -34,7 +34,7 @@ def celery_of(settings: Settings) -> "Celery":
 
 
 def worker_of(celery: "Celery", s: Settings) -> CeleryWorker:
-    """Our side of its workers. What is heavy is imported in the processes that work."""
+    """Returns our part of its workers. Heavy modules are imported in the processes that carry out jobs."""
     policy = RetryPolicy.of(s)
 
     def store() -> Store:

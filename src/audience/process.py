@@ -1,4 +1,4 @@
-"""What every process of the service does: it logs, ends when it is told to, and ends with the one that started it."""
+"""What every process of the service does: it logs, ends on signals, and ends with the process that started it."""
 
 import contextlib
 import logging
@@ -10,21 +10,22 @@ from collections.abc import Callable, Iterator
 
 
 def log_to_stderr() -> None:
-    """One line a record, for people and for log collectors."""
+    """Logs to standard error, one line a record, for people and for log collectors."""
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(process)d %(name)s %(message)s"
     )
 
 
 def end_on_signals(stop: Callable[[], None]) -> None:
-    """Ctrl-C and SIGTERM end the program in good order."""
+    """Calls `stop` on Ctrl-C and SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop())
 
 
 @contextlib.contextmanager
 def told_of_ctrl_c() -> Iterator[threading.Event]:
-    """Set at the first Ctrl-C, which would otherwise come in the middle of anything; the next one ends the program."""
+    """Yields an event that the first Ctrl-C sets, in place of an interrupt in the middle of anything; the next one ends
+    the program."""
     pressed, before = threading.Event(), signal.getsignal(signal.SIGINT)
 
     def press(*_: object) -> None:
@@ -39,8 +40,8 @@ def told_of_ctrl_c() -> Iterator[threading.Event]:
 
 
 def end_with_parent() -> None:
-    """Ends this process as SIGTERM does when the one that started it is gone, however it ended: its end of our
-    standard input is closed then."""
+    """Ends this process with SIGTERM when its parent is gone, however that ended: the parent's end of our standard
+    input is closed then."""
 
     def wait() -> None:
         while os.read(sys.stdin.fileno(), 1):  # not sys.stdin.read(): its lock would be held when this process ends
@@ -51,8 +52,8 @@ def end_with_parent() -> None:
 
 
 class SystemThread:
-    """A thread of the operating system, also where gevent makes greenlets of threads: what waits for a database in one
-    of those lets all others wait too. It does not keep the process alive."""
+    """A thread of the operating system, also where gevent makes greenlets of threads: a greenlet that waits for a
+    database would let all others wait too. It does not keep the process alive."""
 
     def __init__(self, body: Callable[[], None], name: str) -> None:
         self._body = body

@@ -21,7 +21,7 @@ Folders = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_by_commas)]
 
 
 class Inherited(BaseSettings):
-    """What the predecessors' `.env` says, without a prefix: defaults for ours."""
+    """The variables that the predecessors' `.env` has, without a prefix: defaults for ours."""
 
     model_config = SettingsConfigDict(env_file=".env", frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -54,17 +54,17 @@ class Inherited(BaseSettings):
 
     @property
     def source(self) -> SecretStr | None:
-        """The MariaDB or MySQL server that rows come from; None where no host is named."""
+        """Returns the MariaDB or MySQL server that rows come from; None where no host is named."""
         return self._url("mysql", "input", "password", "schema")
 
     @property
     def target(self) -> SecretStr | None:
-        """The MariaDB or MySQL server that results go to; None where no host is named."""
+        """Returns the MariaDB or MySQL server that results go to; None where no host is named."""
         return self._url("mysql", "output", "password", "schema")
 
     @property
     def publications(self) -> SecretStr | None:
-        """The schema that is published into: on a server of its own, or on that of results; None where none is
+        """Returns the schema to publish into: on a server of its own, or on that of results; None where none is
         named."""
         if not self.dump_to_schema:
             return None
@@ -74,11 +74,12 @@ class Inherited(BaseSettings):
 
     @property
     def broker(self) -> SecretStr | None:
-        """RabbitMQ goes before Redis."""
+        """Returns the broker; RabbitMQ goes before Redis."""
         return self._url("amqp", "rabbitmq", "pass", "vhost") or self._url("redis", "redis", "pass", "db_broker")
 
     def _url(self, scheme: str, server: str, password: str, path: str) -> SecretStr | None:
-        """Of what the variables of this server say; `password` and `path` are how they call those."""
+        """Returns the URL that the variables of this server make; `password` and `path` are the names that it has for
+        those."""
         host, port, user, secret, below = (
             getattr(self, f"{server}_{name}") for name in ("host", "port", "user", password, path)
         )
@@ -181,26 +182,28 @@ class Settings(BaseSettings):
 
     @property
     def resolved_source_url(self) -> str | None:
-        """With its password: never shown, logged or stored."""
+        """Returns the URL with its password: never shown, logged or stored."""
         return self.source_url.get_secret_value() if self.source_url else None
 
     @property
     def resolved_target_url(self) -> str | None:
-        """With its password: never shown, logged or stored."""
+        """Returns the URL with its password: never shown, logged or stored."""
         return self.target_url.get_secret_value() if self.target_url else None
 
     @property
     def resolved_publication_url(self) -> str | None:
-        """With its password: never shown, logged or stored."""
+        """Returns the URL with its password: never shown, logged or stored."""
         return self.publication_url.get_secret_value() if self.publication_url else None
 
     def environment(self) -> dict[str, str]:
-        """The variables by which another process reads these same settings, with their passwords: never shown."""
+        """Returns the variables from which another process reads these same settings, with their passwords: never
+        shown."""
         given = {name: getattr(self, name) for name in self.model_fields_set}
         return {f"AUDIENCE_{name.upper()}": _as_text(value) for name, value in given.items() if value is not None}
 
     def listening_host(self, given: str | None) -> str:
-        """The address that the API listens on. In production (`ENV=production`) somebody must have chosen it."""
+        """Returns the address that the API listens on. In production (`ENV=production`) somebody must have chosen
+        it."""
         if given is None and "host" not in self.model_fields_set and Inherited().env == "production":
             raise BadInput("ENV is production: say which address to listen on, with --host or AUDIENCE_HOST")
         return given or self.host
@@ -213,7 +216,7 @@ def _as_text(value: Any) -> str:
 
 
 def read_settings() -> Settings:
-    """From the environment and .env; what is wrong with them is told by the variable's name."""
+    """Reads the settings from the environment and .env. Raises BadInput, which names the variables at fault."""
     try:
         return Settings()
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What routes share: the app, who asks, pages, and requests that may come twice."""
+"""What routes share: the app, the actor, pages, and requests that may come twice."""
 
 import base64
 import binascii
@@ -57,17 +57,17 @@ async def whole_characters(request: Request) -> None:
 
 
 def created(made: Record, href: str, status: int) -> JSONResponse:
-    """The reply to a create: what was made, and where it is."""
+    """Returns the reply to a create: what was made, and where it is."""
     return JSONResponse({**made, "href": href}, status, {"Location": href})
 
 
 def key_of(key: str | None, path: str, body: BaseModel) -> IdempotencyKey | None:
-    """The client's key, with the digest of this request; None when it sent none."""
+    """Returns the client's key with the digest of this request; None when it sent none."""
     return IdempotencyKey(key, digest_of({"POST": path, **body.model_dump(mode="json")})) if key else None
 
 
 def place_after(cursor: str | None) -> tuple[str, str] | None:
-    """(created_at, id) after which a page of a list that is newest first begins."""
+    """Returns (created_at, id) after which a page of a list that is newest first begins."""
     place = page(cursor)
     if place is None:
         return None
@@ -77,12 +77,12 @@ def place_after(cursor: str | None) -> tuple[str, str] | None:
 
 
 def following(found: Sequence[Record], limit: int) -> str | None:
-    """The cursor of the page after this one; None when there is no more than `limit` in `found`."""
+    """Returns the cursor of the page after this one; None when there is no more than `limit` in `found`."""
     return cursor_of(found[limit - 1]["created_at"], found[limit - 1]["id"]) if len(found) > limit else None
 
 
 def page(cursor: str | None) -> list[str] | None:
-    """What a cursor holds: the place after which a page begins."""
+    """Returns the place that a cursor holds, after which a page begins."""
     if cursor is None:
         return None
     try:

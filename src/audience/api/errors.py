@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457): the one place that knows which error is which status."""
+"""Errors as problem details (RFC 9457). No other module knows which error is which status."""
 
 import logging
 import re
@@ -41,13 +41,13 @@ class ProblemDetails(BaseModel):
 
 
 def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For the description of a route: the problems that it may answer with."""
+    """Returns the problems that a route may answer with, for its description."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
 def install(api: FastAPI) -> None:
-    """Every error of this application is answered with problem details."""
+    """Lets every error of this application be answered with problem details."""
     api.add_exception_handler(AudienceError, _ours)
     api.add_exception_handler(RequestValidationError, _invalid)
     api.add_exception_handler(HTTPException, _http)
@@ -74,7 +74,7 @@ ROUTES = (
     (re.compile(r"`audience source list`"), "GET /v1/sources"),
     (re.compile(r"cancel the operation (\w+)"), r"POST /v1/operations/\1/cancel"),
 )
-"""What a message of the app that names a command says over HTTP."""
+"""Commands in messages of the app -> the routes that take their place over HTTP."""
 
 
 def _said(message: str) -> str:
@@ -94,14 +94,14 @@ def _ours(_: Request, error: Exception) -> JSONResponse:
 
 
 def _invalid(_: Request, error: Exception) -> JSONResponse:
-    """A request that does not have the form that its route asks for."""
+    """Answers a request that does not have the form that its route requires."""
     assert isinstance(error, RequestValidationError)
     faults = [Fault(where=".".join(map(str, e["loc"])), reason=_reason(e)) for e in error.errors()]
     return problem(422, "the request does not have the form that is asked for; see errors", faults)
 
 
 def _reason(found: Mapping[str, Any]) -> str:
-    """pydantic's finding, in plain words where its own speak of Python."""
+    """Returns pydantic's finding, in plain words where its own speak of Python."""
     if found["type"] == "model_attributes_type" and found["loc"] == ("body",):
         return "is not a JSON object: send one, with the header Content-Type: application/json"
     if found["type"] == "json_invalid":
@@ -119,7 +119,7 @@ def _http(request: Request, error: Exception) -> JSONResponse:
 
 
 def _allowed(request: Request) -> list[str]:
-    """The methods that a path answers to, by all routes that match it, and HEAD where GET is one of them."""
+    """Returns the methods that a path answers to, by all routes that match it, and HEAD where GET is one of them."""
     paths: dict[str, dict[str, Any]] = request.app.openapi()["paths"]
     matching = (methods for path, methods in paths.items() if compile_path(path)[0].match(request.url.path))
     found = {method.upper() for methods in matching for method in methods} or {"GET"}

@@ -1,8 +1,8 @@
-"""What happens to an operation, as server-sent events.
+"""The events of an operation, as server-sent events.
 
-Every move of the operation, and of the tasks of a run, is an event with an id; who connects again with `Last-Event-ID`
-gets those that were missed. Between them come `progress` events, which are snapshots and have no id, and comments as
-heartbeats."""
+Every move of the operation, and of the tasks of a run, is an event with an id; a client that connects again with
+`Last-Event-ID` gets those that it missed. Between them come `progress` events, which are snapshots and have no id, and
+comments as heartbeats."""
 
 import asyncio
 import threading
@@ -21,7 +21,7 @@ from audience.errors import NotFound, Transient
 
 LOOK_S = 0.5
 HEARTBEAT_S = 15.0
-"""Shorter than the idle timeouts of usual proxies."""
+"""Shorter than the idle timeouts of common proxies."""
 GONE = "run.delete"
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
@@ -33,8 +33,8 @@ STREAM: dict[int | str, dict[str, Any]] = {
 
 @dataclass
 class Watched:
-    """An operation that somebody watches, and the last move they were told of. `get` reads how it stands, `shown` is
-    that as JSON. `stopping`: this process ends, they will ask another one."""
+    """An operation that a client watches, and the last move that was sent. `get` reads the operation, `shown` returns
+    it as JSON. `stopping` is set when this process ends; the client then connects to another one."""
 
     app: App
     operation_id: str
@@ -45,11 +45,11 @@ class Watched:
     stopping: threading.Event
 
     def moves(self) -> list[Record]:
-        """What was not told yet."""
+        """Returns the moves that were not sent yet."""
         return self.app.operations.moves(self.subjects, after=self.last)
 
     def look(self) -> tuple[list[Record], Record | None]:
-        """The new moves, and the operation as it stands; None when it is deleted."""
+        """Returns the new moves, and the operation as it stands; None when it is deleted."""
         try:
             found: Record | None = self.get()
         except NotFound:
@@ -60,7 +60,7 @@ class Watched:
 
 
 async def stream(watched: Watched) -> AsyncIterator[bytes]:
-    """Events as they are sent, until the run has ended."""
+    """Yields events until the operation has ended."""
     shown, shown_at = "", time.monotonic()
     while not watched.stopping.is_set():
         try:

@@ -11,6 +11,7 @@ FILE: dict[int | str, dict[str, Any]] = {
 
 
 def started(pieces: Iterator[bytes]) -> Iterable[bytes]:
-    """The pieces, the first one ready: what cannot begin is answered with a problem, not with half a file."""
+    """Returns the pieces with the first one ready: what cannot begin is answered with a problem, not with half a
+    file."""
     first = next(pieces, b"")
     return itertools.chain([first], pieces)

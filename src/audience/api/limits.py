@@ -1,4 +1,4 @@
-"""How large a request may be."""
+"""Limits the size of requests."""
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -6,11 +6,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from audience.api.errors import problem
 
 MAX_BODY_BYTES = 64 * 2**20
-"""A model of the largest size that is allowed fits."""
+"""Large enough for a model of the largest size that is allowed."""
 
 
 class Limited:
-    """Middleware: refuses a body that is too large, said beforehand or found while it comes."""
+    """Middleware that refuses a body that is too large, by its declared length or while it comes."""
 
     def __init__(self, application: ASGIApp, max_bytes: int) -> None:
         self.application = application

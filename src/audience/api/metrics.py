@@ -1,4 +1,4 @@
-"""What Prometheus is told. Every name of a metric is in this file."""
+"""The metrics for Prometheus. Every name of a metric is in this file."""
 
 import time
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class StoreCollector(Collector):
-    """Counts our own records when it is asked: they are the same whichever process is asked."""
+    """Counts our own records at each scrape, so the numbers are the same whichever process is scraped."""
 
     def __init__(self, app: App) -> None:
         self._app = app
 
     def describe(self) -> list[Metric]:
-        """Nothing is asked of the store before the first scrape."""
+        """Returns nothing, so that the store is not read before the first scrape."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -60,7 +60,7 @@ class Metrics:
 
 
 class Measured:
-    """Middleware: how long each request took, by route, not by path."""
+    """Middleware that measures how long each request took, by route, not by path."""
 
     def __init__(self, application: ASGIApp, metrics: Metrics) -> None:
         self.application = application

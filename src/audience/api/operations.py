@@ -71,13 +71,13 @@ def events(
 
 @router.get("/{operation_id}/file", response_class=Response, responses={**FILE, **answers(404, 409)})
 def file(app: Audience, operation_id: Id) -> StreamingResponse:
-    """The file that an export has made. It is kept for a week."""
+    """Fetch the file that an export has made. It is kept for a week."""
     layout, pieces = app.operations.fetch(operation_id)
     headers = {"Content-Disposition": f'attachment; filename="export-{operation_id[:12]}.{layout}"'}
     return StreamingResponse(started(pieces), media_type=MEDIA_TYPES[layout], headers=headers)
 
 
 def begun(operation_id: str) -> JSONResponse:
-    """The reply to what goes on in the background."""
+    """Returns the reply to a request that has begun an operation."""
     made: Record = {"id": operation_id}
     return created(made, f"/v1/operations/{operation_id}", 202)

@@ -1,4 +1,4 @@
-"""Who may change something: no web page of another origin, which a browser on this machine would carry here."""
+"""Refuses changes that a web page of another origin asks for through a browser on this machine."""
 
 from urllib.parse import urlsplit
 
@@ -9,14 +9,14 @@ from audience.api.errors import problem
 
 SAFE = ("GET", "HEAD", "OPTIONS")
 OURS = ("same-origin", "none")
-"""What browsers say of a request (`Sec-Fetch-Site`) that this origin's own page made, or the user by hand."""
+"""Values of `Sec-Fetch-Site` for a request of this origin's own page, or of the user by hand."""
 SIMPLE_TYPES = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
-"""What a form of any page may send without asking."""
+"""Content types that a form of any page may send without a preflight."""
 
 
 class SameOrigin:
-    """Middleware: refuses changes that a page of another origin asks for, and bodies that only a form would send.
-    Programs send neither `Origin` nor `Sec-Fetch-Site`, and are not concerned."""
+    """Middleware that refuses changes that a page of another origin asks for, and bodies that only a form would send.
+    Programs send neither `Origin` nor `Sec-Fetch-Site`, and pass."""
 
     def __init__(self, application: ASGIApp) -> None:
         self.application = application
@@ -37,7 +37,7 @@ class SameOrigin:
 
 
 def is_foreign(headers: Headers) -> bool:
-    """Whether a browser says that another origin's page sends this. The port counts: it is another origin's too."""
+    """Returns whether a browser says that another origin's page sends this. The port is part of the origin."""
     origin = headers.get("origin")
     if origin is not None:
         return urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
@@ -45,7 +45,7 @@ def is_foreign(headers: Headers) -> bool:
 
 
 class HeadAsGet:
-    """Middleware: answers HEAD as GET would be answered, without the body."""
+    """Middleware that answers HEAD as GET would be answered, without the body."""
 
     def __init__(self, application: ASGIApp) -> None:
         self.application = application

@@ -82,7 +82,7 @@ def export(
     layout: Annotated[Literal["csv", "jsonl", "parquet"], Query(alias="format")] = "jsonl",
     index: Annotated[str | None, Query(max_length=40, description="of this index only")] = None,
 ) -> StreamingResponse:
-    """All published rows, as a file."""
+    """Fetch all published rows, as a file."""
     pieces = app.exports.pieces(ExportRequest(publication=name, index=index, layout=layout))
     headers = {"Content-Disposition": f'attachment; filename="published.{layout}"'}
     return StreamingResponse(started(pieces), media_type=MEDIA_TYPES[layout], headers=headers)

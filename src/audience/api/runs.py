@@ -1,4 +1,4 @@
-"""`/v1/runs`: ask for a run, watch it, stop it, go on with it, take its results."""
+"""`/v1/runs`: create a run, watch it, stop it, resume it, fetch its results."""
 
 import itertools
 import json
@@ -40,7 +40,7 @@ Group = Annotated[str | None, Query(max_length=40, description="of this group on
 
 @router.post("", status_code=202, response_model=RunCreated, responses=answers(404, 409))
 def create(app: Audience, actor: Actor, body: NewRun, key: Key = None) -> JSONResponse:
-    """Ask for a run. It is checked and written down before the reply; workers carry it out."""
+    """Create a run. It is checked and written down before the reply; workers carry it out."""
     fields = body.model_dump(exclude={"sources", "models", "groups", "conflict_groups"})
     request = RunRequest(
         tasks=tuple(_task(task, n) for n, task in enumerate(body.sources)),
@@ -110,7 +110,7 @@ def sample(
     group: Group = None,
     label: Annotated[str | None, Query(max_length=200, description="of this label or panel only")] = None,
 ) -> Sample:
-    """Sampled result rows, also while the run is at work; the same ones for the same seed."""
+    """Show sampled result rows, also while the run is at work; the same ones for the same seed."""
     rows = app.runs.sample(run_id, size, seed, group, label)
     shown = [{**row, "evidence": json.loads(row["evidence"])} for row in rows]
     return Sample(items=[ResultRow.model_validate(row) for row in shown])
@@ -118,7 +118,7 @@ def sample(
 
 @router.get("/{run_id}/set-aside", responses=answers(404))
 def set_aside(app: Audience, run_id: Id, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> SetAsideList:
-    """Rows that could not be used, with the reason."""
+    """List rows that could not be used, with the reason."""
     return SetAsideList.model_validate({"items": list(itertools.islice(app.runs.set_aside(run_id), limit))})
 
 
@@ -162,7 +162,7 @@ def export(
     group: Group = None,
     comparable: Annotated[bool, Query(description="without what differs between equal runs")] = False,
 ) -> StreamingResponse:
-    """All result or production rows of a run, as a file."""
+    """Fetch all result or production rows of a run, as a file."""
     request = ExportRequest(run=run_id, of=of, group=group, comparable=comparable, layout=layout)
     name = f"{of}-{run_id[:12]}.{layout}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}

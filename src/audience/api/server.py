@@ -1,4 +1,4 @@
-"""The HTTP API: routes, errors, middleware and documentation put together. A thin edge over `App`."""
+"""Puts the HTTP API together: routes, errors, middleware and documentation. A thin edge over `App`."""
 
 import gc
 import threading
@@ -28,8 +28,8 @@ Creates take an `Idempotency-Key`: the same request with the same key is done on
 
 
 def create_api(app: App, host: str = LOOPBACK[0]) -> FastAPI:
-    """The application. When it listens on this machine only, it answers to this machine's names only, so that no web
-    page can reach it through a name of its own."""
+    """Makes the application. When it listens on this machine only, it answers to this machine's names only, so that no
+    web page can reach it through a name of its own (DNS rebinding)."""
     api = FastAPI(
         title="Audience",
         version=version("audience"),
@@ -61,7 +61,7 @@ def create_api(app: App, host: str = LOOPBACK[0]) -> FastAPI:
 
 
 def application() -> FastAPI:
-    """The application as the settings describe it, for servers that are told `audience.api.server:application()`."""
+    """Makes the application from the settings, for servers that are told `audience.api.server:application()`."""
     settings = Settings()
     return create_api(App(settings), settings.host)
 
@@ -73,7 +73,7 @@ async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
 
 
 def _describe(api: FastAPI) -> None:
-    """The description says of each route what its docstring does, and knows the layout of problem details."""
+    """Describes each route by its docstring, and adds the layout of problem details."""
     original = api.openapi
 
     def openapi() -> dict[str, Any]:

@@ -20,31 +20,31 @@ ASSETS = "/docs/assets"
 
 @router.get("/health")
 def health() -> Health:
-    """Whether this process lives."""
+    """Say whether this process lives."""
     return Health(status="ok", version=version("audience"))
 
 
 @router.get("/ready")
 def ready(app: Audience) -> Ready:
-    """Whether requests can be carried out: our own records can be reached. `workers`: processes that take jobs; runs
-    wait while there are none."""
+    """Say whether requests can be carried out: our own records can be reached. `workers`: processes that take jobs;
+    runs wait while there are none."""
     return Ready(store="ok", workers=len(app.operations.workers_alive()))
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 def metrics(request: Request) -> Response:
-    """For Prometheus."""
+    """Show the metrics, for Prometheus."""
     return Response(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/v1/workers")
 def workers(app: Audience) -> WorkerList:
-    """The processes that take jobs."""
+    """List the processes that take jobs."""
     return WorkerList.model_validate({"items": app.operations.workers_alive()})
 
 
 def install_docs(api: FastAPI) -> None:
-    """Swagger UI from files on this machine: the page asks nobody else."""
+    """Serves Swagger UI from files on this machine: the page loads nothing from elsewhere."""
 
     @api.get("/", include_in_schema=False)
     def root() -> RedirectResponse:

@@ -19,7 +19,7 @@ LATER = "respond-async"
 
 
 def requested(body: SourceBody) -> SourceRequest:
-    """A source as a request describes it; files only where they may be read."""
+    """Returns the source that a body describes; its files must lie where HTTP may read them."""
     return SourceRequest(location=body.url, options=body.options(), confined=True)
 
 

@@ -1,4 +1,4 @@
-"""`audience doctor`: looks at a whole installation, and says what is wrong with it and what to do."""
+"""`audience doctor` examines a whole installation, and says what is wrong with it and what to do."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -21,8 +21,8 @@ RECENT_RUNS = 20
 
 
 def examine(settings: Settings, sources: Sequence[str] = (), targets: Sequence[str] = ()) -> Iterator[Finding]:
-    """Findings one by one, as they are made. Without names: every saved source, and the targets of the settings and of
-    recent runs."""
+    """Yields findings one by one, as they are made. Without names it looks at every saved source, and at the targets of
+    the settings and of recent runs."""
     yield check_folder("AUDIENCE_HOME", settings.home)
     records = list(judged(RECORDS, "is AUDIENCE_STORE_URL right?", lambda: [_check_records(settings)]))
     yield from records
@@ -33,7 +33,7 @@ def examine(settings: Settings, sources: Sequence[str] = (), targets: Sequence[s
 
 
 def _examine(settings: Settings, sources: Sequence[str], targets: Sequence[str]) -> Iterator[Finding]:
-    """What can only be looked at with the help of our own records."""
+    """Yields the findings that need our own records."""
     app = App(settings)
     yield from judged(
         "blobs", "is AUDIENCE_BLOBS_URL right, and may this user write there?", lambda: [_check_blobs(app)]
@@ -63,7 +63,7 @@ def _check_records(settings: Settings) -> Finding:
 
 
 def _check_blobs(app: App) -> Finding:
-    """Writes one, reads it and removes it."""
+    """Writes a blob, reads it and removes it."""
     blobs = app.store.blobs
     was_there = blobs.is_there()
     digest = blobs.put(b"audience doctor")
@@ -81,7 +81,7 @@ def _check_broker(settings: Settings) -> Finding:
 
 
 def _check_workers(app: App) -> Finding:
-    """Work that waits with nobody to do it."""
+    """Finds jobs that wait with no worker alive."""
     workers = app.store.workers.all()
     waiting = sum(n for (_, state), n in app.store.jobs.counts().items() if state == "waiting")
     said = f"{len(workers)} alive, {waiting} jobs waiting"
@@ -100,7 +100,7 @@ def _check_target(shown: str, url: Callable[[], str]) -> Iterable[Finding]:
 
 
 def _targets(app: App, named: Sequence[str]) -> Iterator[tuple[str, Callable[[], str]]]:
-    """(as it is shown, what gives it with its password) of each target once."""
+    """Yields (the target as it is shown, a function that returns it with its password), each target once."""
     given = named or filter(None, [app.settings.resolved_target_url])
     found: dict[str, Callable[[], str]] = {displayed(url): partial(str, url) for url in given}
     for run in () if named else app.store.runs.page(RECENT_RUNS):

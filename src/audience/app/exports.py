@@ -16,7 +16,7 @@ LAYOUTS = tuple(exports.ENCODERS)
 
 
 class Exports:
-    """A file is made by an operation; rows that are wanted at once are streamed."""
+    """Makes files by an operation, and streams rows that are wanted at once."""
 
     def __init__(self, store: Store, runs: Runs, publications: Publications) -> None:
         self.store = store
@@ -24,8 +24,8 @@ class Exports:
         self.publications = publications
 
     def begin(self, request: ExportRequest, actor: str) -> str:
-        """Begins to write a file; the id of the operation. A file of this machine is written by this process alone, so
-        its queue is one that nobody else serves."""
+        """Begins to write a file; returns the id of the operation. A file of this machine is written by this process
+        alone, so its queue is one that no other worker serves."""
         self._check(request)
         subject = request.publication or (request.run and self.runs.find(request.run)[:12])
         queue = f"local-{uuid.uuid4().hex}"[:40] if request.to is not None else "default"
@@ -42,11 +42,11 @@ class Exports:
         self.rows(request)
 
     def pieces(self, request: ExportRequest) -> Iterator[bytes]:
-        """The bytes of the file, as they are made."""
+        """Returns the bytes of the file, piece by piece."""
         return exports.encoded(self.rows(request), request.layout)
 
     def rows(self, request: ExportRequest) -> exports.Rows:
-        """The rows that a request means."""
+        """Returns the rows that a request means."""
         if request.publication is not None:
             return self.publications.exported(request.publication, request.index)
         assert request.run is not None
@@ -56,5 +56,5 @@ class Exports:
         )
 
     def rows_of(self, arguments: Record) -> exports.Rows:
-        """The rows of a job."""
+        """Returns the rows of a job."""
         return self.rows(ExportRequest.model_validate(arguments))

@@ -1,4 +1,4 @@
-"""Where data comes from and goes to: what a reference means, how it is saved, and how it is opened."""
+"""Sources, targets and publications: what a reference means, how it is saved, and how it is opened."""
 
 from pathlib import Path
 
@@ -20,8 +20,8 @@ CERTIFICATES = ("ssl_ca", "sslrootcert")
 
 
 class Locations:
-    """Passwords leave URLs here before anything is saved, and come back where something is opened. Our own records
-    are no place for data."""
+    """Takes passwords out of URLs before anything is saved, and puts them back where something is opened. Refuses our
+    own records as a source or a target."""
 
     def __init__(self, settings: Settings, store: Store, secrets: Secrets) -> None:
         self.settings = settings
@@ -31,31 +31,32 @@ class Locations:
     # as the settings say
 
     def default_source(self) -> str:
-        """The server of sources that the settings name, with its password: never shown."""
+        """Returns the server of sources that the settings name, with its password: never shown."""
         if url := self.settings.resolved_source_url:
             return url
         raise BadInput("no source is named: give a path, a URL or a saved source, or set AUDIENCE_SOURCE_URL")
 
     def default_target(self) -> str:
-        """The target that the settings name, with its password: never shown."""
+        """Returns the target that the settings name, with its password: never shown."""
         if url := self.settings.resolved_target_url:
             return url
         raise BadInput("no target is named: say where results go, or set AUDIENCE_TARGET_URL")
 
     def default_publication_target(self) -> str:
-        """Where the settings keep publications, with its password: never shown."""
+        """Returns where the settings keep publications, with its password: never shown."""
         if url := self.settings.resolved_publication_url:
             return url
         raise BadInput("say where the new publication is to be kept (target), or set AUDIENCE_PUBLICATION_URL")
 
     @property
     def roots(self) -> tuple[str, ...]:
-        """The folders below which files may be read and written over HTTP."""
+        """Returns the folders below which files may be read and written over HTTP."""
         return tuple(map(str, self.settings.resolved_files_roots))
 
     def confined(self, reference: str, what: str) -> str:
-        """A path or URL whose file lies below one of the roots, links followed; a relative path is meant below the
-        first. It is judged again whenever it is opened: a link may be made later. A server's URL stays as it is."""
+        """Returns a path or URL whose file lies below one of the roots, links followed; a relative path is meant below
+        the first. It is checked again whenever it is opened: a link may be made later. A server's URL stays as it
+        is."""
         path = tables.path_of(reference, what)
         if path is None:
             for name, value in parse(reference).options.items():
@@ -69,13 +70,13 @@ class Locations:
     # as they are saved
 
     def sealed_source(self, spec: SourceSpec) -> SourceSpec:
-        """With an absolute path, or a URL whose password is sealed apart."""
+        """Returns the source with an absolute path, or with a URL and its password sealed apart."""
         url, secret = self.secrets.separated(spec.url)
         self._refuse_own_records(url, "source")
         return spec.model_copy(update={"url": absolute(url), "secret": secret or spec.secret})
 
     def sealed_target(self, reference: str) -> tuple[str, str | None]:
-        """(an absolute path, or a URL without its password; the password, sealed)."""
+        """Returns (an absolute path, or a URL without its password; the password, sealed)."""
         target, secret = self.secrets.separated(absolute(reference))
         self._refuse_own_records(target, "target")
         return target, secret
@@ -93,7 +94,7 @@ class Locations:
         return tables.open_source(spec, self.secrets.joined(spec.url, spec.secret))
 
     def target(self, spec: RunSpec) -> Target:
-        """Where the results of such a run go."""
+        """Opens the target of a run."""
         return tables.open_target(spec.target, spec.target_within, self.secrets.joined(spec.target, spec.target_secret))
 
     def publisher(self, record: Record, spec: PublicationSpec) -> Publisher:

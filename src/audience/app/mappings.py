@@ -8,7 +8,7 @@ from audience.store.records import Store
 
 
 class Mappings:
-    """`kind` is `groups` or `conflict_groups`."""
+    """Saves and resolves mappings. `kind` is `groups` or `conflict_groups`."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -23,13 +23,13 @@ class Mappings:
         self.store.mappings.remove(kind, name, actor)
 
     def resolved_groups(self, given: str | GroupMap | None) -> GroupMap:
-        """Saved ones by their name, or those given; by default everything is one group."""
+        """Returns saved groups by their name, or the given ones; by default one group for everything."""
         if isinstance(given, str):
             return self.groups(given)
         return GroupMap.checked(given.channels, given.default) if given else GroupMap.checked({}, None)
 
     def resolved_panels(self, given: str | Panels | None) -> Panels:
-        """Saved ones by their name, or those given; by default those of the package."""
+        """Returns saved conflict groups by their name, or the given ones; by default those of the package."""
         if isinstance(given, str):
             return self.conflict_groups(given)
         return checked(given, "conflict_groups") if given else default_panels()

@@ -1,4 +1,4 @@
-"""Operations: whatever a user waits for and may stop, of every kind."""
+"""Operations: whatever a user waits for and may cancel, of every kind."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,11 +16,11 @@ from audience.store.states import FINAL
 
 LOOK_S = 0.1
 SOON_S = 10.0
-"""How long a request over HTTP waits for an operation."""
+"""Seconds that a request over HTTP waits for an operation."""
 
 
 class Operations:
-    """A reference is the start of an id, or `last`."""
+    """Finds, watches, cancels and carries out operations. A reference is the beginning of an id, or `last`."""
 
     def __init__(
         self,
@@ -35,11 +35,11 @@ class Operations:
         self._operation_kinds = operation_kinds
 
     def find(self, reference: str) -> str:
-        """The id of an operation."""
+        """Returns the id of an operation."""
         return str(self.store.operations.find(reference)["id"])
 
     def get(self, reference: str) -> Record:
-        """An operation with its progress and, when it is done, its `result`."""
+        """Returns an operation with its progress and, when it is done, its `result`."""
         found = self.store.operations.get(self.find(reference))
         return {**found, "result": self.store.operations.result(found["id"]) if found["state"] == "done" else None}
 
@@ -51,23 +51,23 @@ class Operations:
         created_by: str | None = None,
         before: tuple[str, str] | None = None,
     ) -> list[Record]:
-        """Newest first; those before (created_at, id), of these kinds, in these states, of this actor."""
+        """Returns operations, newest first: those before (created_at, id), of these kinds, states and this actor."""
         return self.store.operations.page(limit, kinds, states, created_by, before)
 
     def counts(self) -> dict[tuple[str, str], int]:
-        """(kind, state) -> number of operations."""
+        """Returns (kind, state) -> number of operations."""
         return self.store.operations.counts()
 
     def job_counts(self) -> dict[tuple[str, str], int]:
-        """(kind, state) -> number of jobs."""
+        """Returns (kind, state) -> number of jobs."""
         return self.store.jobs.counts()
 
     def moves(self, subjects: list[str], after: int = 0) -> list[Record]:
-        """What happened to these records since the audit row `after`, oldest first."""
+        """Returns the audit rows of these records after the row `after`, oldest first."""
         return self.store.audit(subjects, after)
 
     def cancel(self, reference: str, actor: str) -> str:
-        """Stops an operation of any kind, whoever works on it; its id. Raises Conflict when it has ended."""
+        """Cancels an operation of any kind, whoever works on it; returns its id. Raises Conflict when it has ended."""
         found = self.store.operations.find(reference)
         kind = self._operation_kinds.get(found["kind"], OperationKind())
         self.store.operations.cancel(found["id"], actor, kind.cancelling)
@@ -78,7 +78,8 @@ class Operations:
     def worker(
         self, threads: int | None = None, operation_id: str | None = None, queues: Sequence[str] | None = None
     ) -> LocalWorker:
-        """A worker in this process, not started; of this operation only, if one is given, whatever its queue."""
+        """Makes a worker in this process, not started; with `operation_id` for that operation only, whatever its
+        queue."""
         return LocalWorker(
             self.store,
             self._job_kinds(),
@@ -90,22 +91,22 @@ class Operations:
         )
 
     def workers(self) -> list[Record]:
-        """Who is alive, and works on what; looks for a moment."""
+        """Returns the workers and what they work on; takes a moment to see whether they are alive."""
         return worker_status(self.store, self.settings.lease_s)
 
     def workers_alive(self) -> list[Record]:
-        """The workers that are thought alive, with the number of jobs that each works on."""
+        """Returns the workers that are thought alive, with the number of jobs that each works on."""
         return self.store.workers.all()
 
     def is_served(self, operation_id: str) -> bool:
-        """Whether a living worker serves the queue of an operation."""
+        """Returns whether a living worker serves the queue of an operation."""
         queue = self.store.operations.get(operation_id)["queue"]
         lanes = {lane for one in self.store.workers.all() for lane in parse_lanes(one["queues"].split(","))}
         return set(parse_lanes([queue])) <= lanes
 
     def work_on(self, operation_id: str, progress: Callable[[], bool | None] | None = None) -> None:
-        """Carries out an operation in this process until it has ended, beside whatever workers there are. `progress`
-        is called now and then; when it returns true, the rest is left to others."""
+        """Carries out an operation in this process until it has ended, beside other workers. `progress` is called now
+        and then; when it returns true, the rest is left to others."""
         worker, grace_s = self.worker(operation_id=operation_id), None
         worker.start()
         try:
@@ -118,14 +119,14 @@ class Operations:
             worker.stop(grace_s)
 
     def ends_soon(self, operation_id: str) -> bool:
-        """Works on an operation in this process for a moment; whether it ended meanwhile. Else the rest is left to
-        others."""
+        """Works on an operation in this process for `SOON_S`; returns whether it has ended. Otherwise the rest is left
+        to others."""
         deadline = time.monotonic() + SOON_S
         self.work_on(operation_id, lambda: time.monotonic() > deadline)
         return self.has_ended(operation_id)
 
     def has_ended(self, operation_id: str) -> bool:
-        """Whether nothing more happens to it: it is in a final state, or is no more."""
+        """Returns whether the operation is in a final state, or is gone."""
         try:
             state = self.store.operations.get(operation_id)["state"]
         except NotFound:
@@ -133,14 +134,14 @@ class Operations:
         return state in FINAL and not self.store.jobs.is_open(operation_id)
 
     def check_done(self, operation_id: str) -> Record:
-        """The operation, which is done. Raises Conflict with its error when it failed or was aborted."""
+        """Returns the operation, which is done. Raises Conflict with its error when it failed or was aborted."""
         found = self.get(operation_id)
         if found["state"] != "done":
             raise Conflict(found["error"] or f"the {found['kind']} was {found['state']}", found["state"])
         return found
 
     def fetch(self, reference: str) -> tuple[str, Iterator[bytes]]:
-        """(layout, the bytes) of the file that an export has made."""
+        """Returns (layout, the bytes) of the file that an export has made."""
         found = self.check_done(self.find(reference))
         if not isinstance(found["result"], dict) or "blob" not in found["result"]:
             raise NotFound(f"the operation {found['id'][:12]} has made no file")

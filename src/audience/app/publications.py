@@ -22,7 +22,7 @@ from audience.tables.publications import Publisher
 
 
 class Publications:
-    """Whatever is done with a publication is an operation, which workers carry out."""
+    """Begins operations on publications, which workers carry out."""
 
     def __init__(
         self, store: Store, locations: Locations, mappings: Mappings, runs: Runs, jobs: PublishingJobs
@@ -34,7 +34,7 @@ class Publications:
         self.jobs = jobs
 
     def add(self, request: PublicationRequest, actor: str, key: IdempotencyKey | None = None) -> Record:
-        """Saves a publication after its target was looked into; its name and time. Nothing is published yet."""
+        """Saves a publication after its target was opened; returns its name and time. Nothing is published yet."""
         if key and (made := self.store.answers.made(key)):
             return made
         check_name(request.name, "publication")
@@ -56,19 +56,19 @@ class Publications:
         return self.store.publications.add(request.name, spec.model_dump(mode="json"), actor, key)
 
     def _conflicts(self, given: str | dict[str, tuple[str, ...]] | None) -> dict[str, tuple[str, ...]] | None:
-        """Saved conflict groups by their name, or those given."""
+        """Returns saved conflict groups by their name, or the given ones."""
         return self.mappings.conflict_groups(given).conflicts if isinstance(given, str) else given
 
     def is_target(self, saved: str, reference: str) -> bool:
-        """Whether a reference means this saved target."""
+        """Returns whether a reference means this saved target."""
         return self.locations.sealed_target(reference)[0] == saved
 
     def all(self) -> list[Record]:
         return self.store.publications.all()
 
     def get(self, name: str) -> Record:
-        """A publication with its versions, newest first, and where its indexes can be looked up. Where its target
-        refuses, `error` says so, and what is under way can still be seen."""
+        """Returns a publication with its versions, newest first, and where its indexes can be looked up. Where its
+        target cannot be read, `error` says why, and the attempt under way is shown all the same."""
         record = self.store.publications.get(name)
         try:
             publisher = self.locations.publisher(record, PublicationSpec.model_validate(record["spec"]))
@@ -77,8 +77,8 @@ class Publications:
             return {**record, "where": {}, "error": record["error"] or str(error)}
 
     def publish(self, name: str, request: PublishRequest, actor: str) -> str:
-        """Begins to merge the production of done runs with what is published, and to swap it in unless it is a
-        preview; the id of the operation, whose result are the changes by index and panel."""
+        """Begins to merge the production of done runs with what is published, and to swap it in unless it is a preview.
+        Returns the id of the operation, whose result holds the changes by index and panel."""
         spec = PublicationSpec.model_validate(self.store.publications.get(name)["spec"])
         run_ids = list(dict.fromkeys(self.runs.find(run) for run in request.runs))
         indexes = spec.indexes if request.indexes is None else request.indexes
@@ -91,7 +91,7 @@ class Publications:
         return self.store.publications.begin(name, action, details, actor, request.base)
 
     def _conflicts_of(self, run_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """Those that all the runs have."""
+        """Returns the conflict groups of these runs, which must agree."""
         found = [RunSpec.model_validate(self.store.runs.show(run)["spec"]).panels for run in run_ids]
         if not found:
             raise BadInput("nothing to publish: name at least one run")
@@ -100,7 +100,8 @@ class Publications:
         return found[0].conflicts
 
     def roll_back(self, name: str, actor: str) -> str:
-        """Begins to bring the previous version back; doing so again undoes it. The id of the operation."""
+        """Begins to bring the previous version back; a second rollback undoes the first. Returns the id of the
+        operation."""
         record = self.store.publications.get(name)
         versions = self.locations.publisher(record, PublicationSpec.model_validate(record["spec"])).versions()
         if not versions.previous:
@@ -108,12 +109,12 @@ class Publications:
         return self.store.publications.begin(name, "roll_back", {"version": versions.previous}, actor)
 
     def delete(self, name: str, actor: str, *, forget: bool = False) -> str:
-        """Begins to drop its tables; `forget`: also when its target cannot be reached, where they then stay. The id of
-        the operation."""
+        """Begins to drop its tables; returns the id of the operation. `forget`: also when its target cannot be reached,
+        where they then stay."""
         return self.store.publications.begin(name, "delete_publication", {"forget": forget}, actor)
 
     def exported(self, name: str, index: str | None = None) -> exports.Rows:
-        """All rows that are published, or those of one index, as they are read."""
+        """Returns all rows that are published, or those of one index, as a stream."""
         record = self.store.publications.get(name)
         publisher = self.locations.publisher(record, PublicationSpec.model_validate(record["spec"]))
         indexes = publisher.versions().indexes

@@ -1,4 +1,4 @@
-"""What names and places that a user gives have to look like, for whatever is saved under them."""
+"""Checks names and references that a user gives, for whatever is saved under them."""
 
 import re
 from pathlib import Path
@@ -15,6 +15,6 @@ def check_name(name: str, what: str) -> None:
 
 
 def absolute(reference: str) -> str:
-    """A path from anywhere; a URL as it is."""
+    """Returns a path as an absolute one, and a URL as it is."""
     path = reference.removeprefix(SQLITE_PATH)
     return path if "://" in path else str(Path(path).absolute())

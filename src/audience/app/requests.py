@@ -1,5 +1,5 @@
-"""What the edges ask of the app: one model a call, filled in from a command line, a request over HTTP, or anything
-else. The app resolves names and defaults, checks, and acts; so no edge can do anything that another cannot."""
+"""What the edges hand to the app: one request model a call, filled in from a command line, a request over HTTP, or
+anything else. The app resolves names and defaults, checks, and acts; so no edge can do anything that another cannot."""
 
 import datetime as dt
 from typing import Any, Literal
@@ -20,8 +20,8 @@ class _Request(BaseModel):
 
 class SourceRequest(_Request):
     """A source: `saved` under a name, or at a `location` (a path or URL), or whichever of both `reference` is; with
-    none of them on the server that the settings name. `options` are fields of `SourceSpec` and add to a saved one's.
-    `confined`: its files must lie below the folders that the settings open to HTTP."""
+    none of them, on the server that the settings name. `options` are fields of `SourceSpec`, and replace those of a
+    saved one. `confined`: its files must lie below the folders that the settings open to HTTP."""
 
     saved: str | None = None
     location: str | None = None
@@ -31,8 +31,8 @@ class SourceRequest(_Request):
 
 
 class TaskRequest(_Request):
-    """One source in one range of time, `start <= time < end`, as clocks in the source's timezone show it. `where` it is
-    in the request, for messages."""
+    """One source in one range of time, `start <= time < end`, as clocks in the source's timezone show it. `where`: its
+    place in the request, for messages."""
 
     source: SourceRequest
     name: str | None = None
@@ -42,8 +42,8 @@ class TaskRequest(_Request):
 
 
 class RunRequest(_Request):
-    """What is to be labelled, with what, and where the results go. Names of saved groups and conflict groups are
-    resolved; what is left out is as the settings say."""
+    """The sources to label, the models to label them with, and where the results go. Names of saved groups and conflict
+    groups are resolved; the settings fill in what is left out."""
 
     tasks: tuple[TaskRequest, ...]
     models: tuple[str, ...]
@@ -72,7 +72,7 @@ class PublicationRequest(_Request):
 
 
 class PublishRequest(_Request):
-    """Which done runs are published. What is left out stays as the publication has it. `base`: the version that must be
+    """The done runs to publish. What is left out stays as the publication has it. `base`: the version that must be
     published now."""
 
     runs: tuple[str, ...]
@@ -84,7 +84,7 @@ class PublishRequest(_Request):
 
 
 class ExportRequest(_Request):
-    """Rows to write to a file: results or production of a run, or what a publication has published. `to`: a file of
+    """The rows to write to a file: results or production of a run, or what a publication has published. `to`: a file of
     this machine, written by this process alone; without it the file is kept until it is fetched."""
 
     run: str | None = None

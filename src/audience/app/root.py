@@ -94,7 +94,7 @@ class App:
 
     @cached_property
     def job_kinds(self) -> dict[str, JobKind]:
-        """The list of what can be done in the background, by name of the job."""
+        """Returns every kind of job, by name: all that can be done in the background."""
         from audience.jobs.exporting import ExportJobs
         from audience.jobs.labeling import LabelingJobs
         from audience.jobs.sweeping import SweepingJobs
@@ -110,7 +110,7 @@ class App:
 
 
 def migrate_store(settings: Settings) -> tuple[str | None, str]:
-    """(revision before, revision now)."""
+    """Migrates our own records; returns (revision before, revision now)."""
     make_home(settings.home)
     engine = open_engine(settings.resolved_store_url, read_timeout_s=MIGRATION_S)
     try:

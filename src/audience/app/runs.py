@@ -1,4 +1,4 @@
-"""Runs: labeling of whole tables, from asking for one to reading what it found."""
+"""Runs: labeling of whole tables, from the request to the results."""
 
 import contextlib
 import datetime as dt
@@ -25,7 +25,8 @@ from audience.tables.base import RESULT_SCHEMA, Target
 
 
 class Runs:
-    """What is asked of a run is written down; workers carry it out. A reference is the start of an id, or `last`."""
+    """Writes down what is requested of runs, for workers to carry out, and reads what they found. A reference is the
+    beginning of an id, or `last`."""
 
     def __init__(
         self, store: Store, locations: Locations, sources: Sources, models: Models, mappings: Mappings
@@ -37,8 +38,8 @@ class Runs:
         self.mappings = mappings
 
     def create(self, request: RunRequest, actor: str, key: IdempotencyKey | None = None) -> Record:
-        """Checks that everything opens and fits, and writes the run down for workers to carry out; its id, state, time,
-        and warnings."""
+        """Checks that everything opens and fits, and writes the run down for workers. Returns its id, state, time, and
+        warnings."""
         if key and (made := self.store.answers.made(key)):
             return {**made, "warnings": made.get("warnings", [])}
         tasks = tuple(self._task(task) for task in request.tasks)
@@ -106,26 +107,27 @@ class Runs:
                 )
 
     def abort(self, reference: str, actor: str) -> str:
-        """Stops a run; what is finished is kept. Workers bring it to an end; its id."""
+        """Stops a run; what is finished is kept. Workers bring it to its end. Returns its id."""
         run_id = self.find(reference)
         self.store.operations.cancel(run_id, actor, abort_tasks)
         return run_id
 
     def resume(self, reference: str, actor: str) -> str:
-        """Goes on with a run that failed or was aborted; its id."""
+        """Resumes a run that failed or was aborted; returns its id."""
         run_id = self.find(reference)
         self.store.runs.resume(run_id, actor)
         return run_id
 
     def produce(self, reference: str, actor: str, *, partial: bool = False) -> str:
-        """Production once more; the same tables come out. Of a run that failed or was aborted only if `partial`."""
+        """Makes production once more, with the same rows; with `partial` also of a run that failed or was aborted.
+        Returns its id."""
         run_id = self.find(reference)
         self.store.runs.produce(run_id, actor, partial=partial)
         return run_id
 
     def delete(self, reference: str, actor: str, *, forget: bool = False) -> str:
-        """Begins to remove a run, its results and its production rows; workers do. `forget`: at once, and also when
-        its target cannot be reached, where its rows then stay."""
+        """Begins to remove a run, its results and its production rows. `forget`: removes the run at once, also when its
+        target cannot be reached, where its rows then stay. Returns its id."""
         run_id = self.find(reference)
         self.store.runs.delete(run_id, actor)
         if forget:
@@ -134,14 +136,14 @@ class Runs:
         return run_id
 
     def _empty(self, run: Record) -> None:
-        """Removes what can be removed of a run that is about to be forgotten."""
+        """Removes the rows that can be removed of a run that is about to be forgotten."""
         with contextlib.suppress(AudienceError):
             target = self.locations.target(RunSpec.model_validate(run["spec"]))
             for task in run["tasks"] if target.exists() else ():
                 target.delete(task["id"])
 
     def find(self, reference: str) -> str:
-        """The id of a run, by the beginning of one, or `last`."""
+        """Returns the id of a run, from the beginning of one, or `last`."""
         return str(self.store.operations.find(reference, KIND)["id"])
 
     def page(
@@ -151,15 +153,15 @@ class Runs:
         created_by: str | None = None,
         before: tuple[str, str] | None = None,
     ) -> list[Record]:
-        """Newest first; those before (created_at, id), in these states, of this actor."""
+        """Returns runs, newest first: those before (created_at, id), in these states, of this actor."""
         return self.store.runs.page(limit, states, created_by, before)
 
     def rows_read(self) -> int:
-        """Rows read by the runs that are not deleted."""
+        """Returns the rows read by the runs that are not deleted."""
         return self.store.runs.rows_read()
 
     def where(self, run: Record) -> dict[str, tuple[str, str | None]]:
-        """group -> its result table and its production table (null: not made), as a person can look them up."""
+        """Returns group -> its result table and its production table (null: not made), as a person can look them up."""
         target = self.locations.target(RunSpec.model_validate(run["spec"]))
         numbers = [pair for task in run["tasks"] for pair in (task["report"] or {}).get("groups", {}).items()]
         made = {group for group, found in numbers if "production" in found}
@@ -167,15 +169,15 @@ class Runs:
         return {g: (target.where(g), target.where(g, production=True) if g in made else None) for g in groups}
 
     def get(self, reference: str) -> Record:
-        """A run with its tasks: how far each is, its report when there is one, its numbers so far as long as there is
-        none."""
+        """Returns a run with its tasks: the progress of each, and its report or, as long as there is none, its numbers
+        so far."""
         run = self.store.runs.show(self.find(reference))
         working = [task["id"] for task in run["tasks"] if task["report"] is None and task["progress"]["read"]]
         counted = self.store.runs.counted(working) if working else {}
         return {**run, "tasks": [_shown(task, counted.get(task["id"])) for task in run["tasks"]]}
 
     def set_aside(self, reference: str) -> Iterator[Record]:
-        """The rows that could not be used, as far as they are listed: task, id and reason."""
+        """Yields the rows that were set aside, as far as they are listed: task, id and reason."""
         run = self.get(reference)
         target = self._results_of(run, None)
         for task in _begun(run):
@@ -186,7 +188,7 @@ class Runs:
     def sample(
         self, reference: str, size: int, seed: int | None = None, group: str | None = None, label: str | None = None
     ) -> list[Record]:
-        """Result rows: up to `size` a task, group and panel; the same ones for the same seed."""
+        """Returns result rows: up to `size` a task, group and panel; the same ones for the same seed."""
         run = self.get(reference)
         spec = RunSpec.model_validate(run["spec"])
         target = self._results_of(run, group)
@@ -205,7 +207,7 @@ class Runs:
     def exported(
         self, reference: str, *, production: bool, group: str | None = None, comparable: bool = False
     ) -> exports.Rows:
-        """All results or production rows of a run, as they are read; `comparable` without the ids of its tasks."""
+        """Returns all results or production rows of a run, as a stream; `comparable` without the ids of its tasks."""
         run = self.get(reference)
         target = self._results_of(run, group)
         schema = exports.PRODUCTION_SCHEMA if production else RESULT_SCHEMA
@@ -221,7 +223,8 @@ class Runs:
                     yield from target.production(task["id"], name)
 
     def _results_of(self, run: Record, group: str | None) -> Target:
-        """The target of a run; where it has begun, its results must be there, and the group, if one is named."""
+        """Returns the target of a run. Raises NotFound where results that it should hold, or the group, are not
+        there."""
         target = self.locations.target(RunSpec.model_validate(run["spec"]))
         if _begun(run) and not target.exists():
             raise NotFound(f"the results of run {run['id'][:12]} are gone: there is no {run['spec']['target']}")
@@ -232,19 +235,19 @@ class Runs:
 
 
 def _warnings(request: RunRequest, spec: RunSpec, labels: Iterable[str]) -> list[str]:
-    """Panels that a user has written into conflict groups, and that nothing is labelled as."""
+    """Returns a warning for each panel in the request's conflict groups that no label is written as."""
     if request.conflict_groups is None:
         return []
     return [f"no label of these models is written as {panel}" for panel in spec.panels.unknown(labels)]
 
 
 def _begun(run: Record) -> list[Record]:
-    """The tasks that may have something in the target."""
+    """Returns the tasks of which the target may hold rows."""
     return [task for task in run["tasks"] if task["may_have_rows"]]
 
 
 def _shown(task: Record, counts: list[Record] | None) -> Record:
-    """A task with the numbers that change until it ends."""
+    """Returns a task with the numbers that change until it ends."""
     seconds = task["worked_s"]
     if task["started_at"] is not None:
         began = dt.datetime.fromisoformat(task["started_at"])

@@ -1,4 +1,4 @@
-"""The processes of the service: what starts them, keeps them running, and hands work to them."""
+"""The processes of the service: starts them, keeps them running, and hands jobs to them."""
 
 from collections.abc import Collection, Sequence
 from functools import partial
@@ -14,26 +14,26 @@ __all__ = ["Child", "Supervisor", "carry_out_job", "celery_arguments", "check_br
 
 
 def supervisor(app: App, children: Sequence[Child]) -> Supervisor:
-    """What keeps these processes running; the jobs of one that ends go to others at once."""
+    """Makes the supervisor of these processes; the jobs of one that ends go to others at once."""
     return Supervisor(children, app.settings.stop_s, ended=partial(give_up_process, app.store))
 
 
 def check_broker(settings: Settings) -> None:
-    """Refuses a broker that cannot be used for want of Celery."""
+    """Refuses a broker that cannot be used because Celery is not installed."""
     if settings.broker_url is not None:
         celery_app.check_installed()
 
 
 def celery_arguments(settings: Settings, pool: str, threads: int | None, queues: Sequence[str]) -> list[str]:
-    """How Celery's program is told to start a worker that serves these queues."""
+    """Returns the arguments with which Celery's program starts a worker of these queues."""
     celery_app.check_installed()
     lanes = parse_lanes(queues)
     return celery_app.worker_arguments(settings.queue_prefix, pool, threads or settings.threads, lanes)
 
 
 def messages(settings: Settings, lanes: Collection[Lane]) -> dict[str, int] | None:
-    """queue at the broker -> messages that wait there; None without a broker. Raises BadInput when it refuses us,
-    Transient when it is away."""
+    """Returns queue at the broker -> messages that wait there; None without a broker. Raises BadInput when it refuses
+    us, Transient when it is away."""
     if settings.broker_url is None:
         return None
     served = parse_lanes(settings.queues)

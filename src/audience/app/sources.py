@@ -16,15 +16,15 @@ from audience.tables.times import check_timezone
 
 
 class Sources:
-    """Saved sources, and those that are named by a path or URL."""
+    """Resolves saved sources, and those that are given as a path or URL."""
 
     def __init__(self, store: Store, locations: Locations) -> None:
         self.store = store
         self.locations = locations
 
     def add(self, name: str, request: SourceRequest, actor: str, key: IdempotencyKey | None = None) -> Record:
-        """Saves a source after it was opened and described; its name, time and description (null when it was saved by
-        the same request before)."""
+        """Saves a source after it was opened and described. Returns its name, time and description (null when the same
+        request saved it before)."""
         if key and (made := self.store.answers.made(key)):
             return {**made, "description": None}
         check_name(name, "source")
@@ -43,7 +43,7 @@ class Sources:
         self.store.sources.remove(name, actor)
 
     def begin_test(self, request: SourceRequest, actor: str) -> str:
-        """Begins to describe a source; the id of the operation, whose result is the description."""
+        """Begins to describe a source; returns the id of the operation, whose result is the description."""
         spec = self.spec(request)
         arguments = {"spec": spec.model_dump(mode="json")}
         return self.store.operations.add(
@@ -52,11 +52,11 @@ class Sources:
 
     @staticmethod
     def described(result: Record) -> Description:
-        """The description that such an operation found."""
+        """Returns the description that such an operation found."""
         return Description(**{**result, "advice": tuple(result["advice"])})
 
     def spec(self, request: SourceRequest) -> SourceSpec:
-        """The source that a request means, with an absolute path, and without a password in its URL."""
+        """Returns the source that a request means, with an absolute path, and without a password in its URL."""
         given = {key: value for key, value in request.options.items() if value not in (None, {}, ())}
         saved = self._saved(request)
         if saved is not None:
@@ -84,7 +84,7 @@ class Sources:
         return found
 
     def task_name(self, request: SourceRequest, spec: SourceSpec) -> str:
-        """What a source is called in a run: as the user named it; a URL without its password."""
+        """Returns the name of a source in a run: as the user named it; a URL without its password."""
         named = request.saved or request.reference
         if named is not None and "://" not in named:
             return named

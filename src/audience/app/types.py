@@ -1,4 +1,4 @@
-"""The plain types that calls of the app take and give, for the edges: they import nothing from below the app."""
+"""The plain types that calls of the app take and give. The edges import them from here, not from below the app."""
 
 from audience.labeling.groups import GroupMap, load_groups
 from audience.labeling.panels import Panels, default_panels, load_panels

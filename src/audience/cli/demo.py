@@ -1,4 +1,4 @@
-"""`audience demo`: the whole way on bundled data, for somebody who sees it for the first time."""
+"""`audience demo`: the whole way on bundled data, for a first look."""
 
 from importlib import resources
 from pathlib import Path

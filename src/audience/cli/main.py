@@ -1,4 +1,4 @@
-"""`audience`: everything from the shell. Errors say what to do and end with status 1; bugs show themselves."""
+"""`audience`: everything from the shell. Errors say what to do and end with status 1; bugs show their traceback."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""`audience operation ...`: whatever somebody waits for and may stop; and how commands wait for one."""
+"""`audience operation ...`: whatever somebody waits for and may stop; and how commands wait for an operation."""
 
 import contextlib
 import sys
@@ -75,7 +75,7 @@ def wait(operation: Operation, as_json: o.Json = False) -> None:
 
 
 def carried_out(app: "App", operation_id: str, *, hidden: bool = False) -> bool:
-    """Works on an operation behind a progress bar until it has ended; whether Ctrl-C has cancelled it."""
+    """Works on an operation behind a progress bar until it has ended; returns whether Ctrl-C has cancelled it."""
     found = app.operations.get(operation_id)
     name, stopped = f"{found['kind'].replace('_', ' ')} {found['subject'] or ''}".strip(), False
     with show.Bars([name], hidden=hidden) as bars, told_of_ctrl_c() as pressed:

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how they become what the app takes."""
+"""Options that several commands share, and their conversion to what the app takes."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -72,14 +72,15 @@ def open_app() -> "App":
 def source_request(
     reference: str | None, table: str | None, roles: list[str] | None, details: list[str] | None
 ) -> "SourceRequest":
-    """A saved source, path or URL with what is told beside it; None: the server that the settings name."""
+    """Returns the request for a saved source, path or URL with the options beside it; None: the server that the
+    settings name."""
     from audience.app.requests import SourceRequest
 
     return SourceRequest(reference=reference, options=source_options(table, roles, details))
 
 
 def source_options(table: str | None, roles: list[str] | None, details: list[str] | None) -> dict[str, Any]:
-    """What a source is told beside its URL; nothing that was not given."""
+    """Returns the options of a source that were given, and no others."""
     from pydantic import ValidationError
 
     from audience.app.types import SourceSpec
@@ -107,7 +108,7 @@ def source_options(table: str | None, roles: list[str] | None, details: list[str
 
 
 def index_options(items: list[str] | None) -> dict[str, tuple[str, ...]] | None:
-    """index -> its groups; None when nothing was given."""
+    """Returns index -> its groups; None when nothing was given."""
     if not items:
         return None
     return {name: tuple(groups.split(",")) for name, groups in _pairs(items, "--index", "forum=forum,blog")}
@@ -124,6 +125,6 @@ def _pairs(items: list[str] | None, option: str, example: str) -> list[tuple[str
 
 
 def rules_argument(item: str) -> tuple[str | None, Path]:
-    """`FIELD=FILE` or `FILE`."""
+    """Splits `FIELD=FILE`, or `FILE` alone."""
     field, separator, path = item.partition("=")
     return (field, Path(path)) if separator and "/" not in field and "." not in field else (None, Path(item))

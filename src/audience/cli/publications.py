@@ -69,8 +69,8 @@ def publish(
 
 
 def _forget(app: "App", name: str) -> None:
-    """A publication that is new stays only if something could begin with it: the next attempt may make it anew. One
-    that somebody else has begun with meanwhile stays."""
+    """Deletes a new publication when nothing could begin with it, so that the next attempt may make it anew. One that
+    somebody else has begun with meanwhile stays."""
     with contextlib.suppress(AudienceError):
         record = app.publications.get(name)
         if record["doing"] is None and not record["numbered"]:
@@ -78,8 +78,8 @@ def _forget(app: "App", name: str) -> None:
 
 
 def _present_version(app: "App", name: str, target: str | None, request: "PublishRequest") -> tuple[int, bool]:
-    """(version, whether it is new) of a publication, which is made like this if there is none yet, or only one that
-    never had a version."""
+    """Returns (version, whether it is new) of a publication. Makes it when there is none, or only one that never had a
+    version."""
     try:
         record = app.publications.get(name)
     except NotFound:
@@ -114,7 +114,7 @@ def _show(app: "App", name: str, changes: list[dict[str, Any]], *, as_json: bool
 
 
 def _report(app: "App", name: str, changes: list[dict[str, Any]] | None, *, as_json: bool) -> None:
-    """What is published now, and where it is."""
+    """Prints what is published now, and where it is."""
     found = app.publications.get(name)
     if as_json:
         show.as_json({**_plain(found), "changes": changes})
@@ -127,7 +127,7 @@ def _report(app: "App", name: str, changes: list[dict[str, Any]] | None, *, as_j
 
 
 def _plain(found: dict[str, Any]) -> dict[str, Any]:
-    """Without a sealed password."""
+    """Returns a publication without its sealed password."""
     spec = {key: value for key, value in found["spec"].items() if key != "target_secret"}
     return {**found, "spec": spec}
 

@@ -108,7 +108,8 @@ def label(
 
 
 def finish(app: "App", run_id: str, *, detach: bool, as_json: bool) -> None:
-    """Works on a run until it has ended, unless it is left to others, and shows it; status 1 if it is not done."""
+    """Works on a run until it has ended, unless it is left to others, and prints it; exits with status 1 if it is not
+    done."""
     run = app.runs.get(run_id) if detach else carry_out(app, run_id, hidden=as_json)
     if detach and not app.operations.is_served(run_id):
         errors.print(f"[yellow]warning[/] {UNSERVED}")
@@ -118,7 +119,7 @@ def finish(app: "App", run_id: str, *, detach: bool, as_json: bool) -> None:
 
 
 def _saved(app: "App", item: str, **given: Any) -> str:
-    """Rules from a file as a model named after the file."""
+    """Saves rules from a file as a model named after the file; returns its reference."""
     field, path = o.rules_argument(item)
     if field:
         given["fields"] = (field,)
@@ -129,7 +130,7 @@ def _saved(app: "App", item: str, **given: Any) -> str:
 
 
 def carry_out(app: "App", run_id: str, *, hidden: bool = False) -> dict[str, Any]:
-    """Works on a run behind progress bars until it has ended; the run. Ctrl-C aborts it."""
+    """Works on a run behind progress bars until it has ended, and returns it. Ctrl-C aborts it."""
     names = [task["spec"]["name"] for task in app.runs.get(run_id)["tasks"]]
     with show.Bars(names, hidden=hidden) as bars, told_of_ctrl_c() as pressed:
 
@@ -150,7 +151,7 @@ def carry_out(app: "App", run_id: str, *, hidden: bool = False) -> dict[str, Any
 
 
 def report(app: "App", run: dict[str, Any]) -> None:
-    """What a run did, and where its tables are."""
+    """Prints what a run did, and where its tables are."""
     show.run_report(run, app.runs.where(run))
 
 

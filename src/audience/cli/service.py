@@ -49,7 +49,7 @@ def up(
 
     settings = read_settings()
     host, port = settings.listening_host(host), port or settings.port
-    listener = listening(host, port)
+    listener = listening(host, port)  # before all else: a second service on this port ends without having changed a thing
     check_broker(settings)
     migrate_store(settings)
     app = o.open_app()
@@ -134,8 +134,8 @@ def worker(
 
 
 def become_celery(arguments: Sequence[str]) -> NoReturn:
-    """Goes on as a Celery worker: in its main process nothing is to be imported that is heavy, or that `gevent` would
-    find there already."""
+    """Replaces this process by a Celery worker, whose main process must not have imported anything heavy, or anything
+    that `gevent` would have to patch."""
     os.execv(sys.executable, [sys.executable, "-m", "celery", *arguments])  # noqa: S606 - no shell is wanted
 
 
@@ -178,7 +178,7 @@ def status(as_json: o.Json = False) -> None:
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens there already: of two that want one port, the second is told so at once."""
+    """Opens a socket that listens already: of two that want one port, the second fails at once."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.socket(family)

@@ -1,4 +1,4 @@
-"""How things look in a terminal: tables, marked samples, progress bars; or JSON when asked for."""
+"""Prints for a terminal: tables, marked samples, progress bars; or JSON when asked for."""
 
 import itertools
 import json
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SECRETS = ("secret", "target_secret")
 PIPED_CELLS = 200
-"""Width where nobody looks: a file or another program takes long lines better than folded ones."""
+"""The width where nobody looks: a file or another program takes long lines better than folded ones."""
 console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_CELLS)
 errors = Console(stderr=True, highlight=False)
 
@@ -36,7 +36,7 @@ CONTEXT_CELLS = 32
 
 
 def as_json(value: Any) -> None:
-    """One JSON document on standard output, without secrets, sealed ones too."""
+    """Prints one JSON document on standard output, without secrets, sealed ones too."""
     sys.stdout.write(json.dumps(_without_secrets(value), ensure_ascii=False, indent=2, default=str) + "\n")
 
 
@@ -47,7 +47,7 @@ def _without_secrets(value: Any) -> Any:
 
 
 def findings(found: "Sequence[Finding]") -> None:
-    """What was looked at, a line each; what to do below it where something is not well."""
+    """Prints what was looked at, a line each, and below it what to do where something is not well."""
     colours = {"ok": "green", "warning": "yellow", "wrong": "red"}
     for each in found:
         console.print(
@@ -59,7 +59,7 @@ def findings(found: "Sequence[Finding]") -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table; numbers to the right."""
+    """Prints a table, with numbers to the right."""
     rows = [list(row) for row in rows]
     shown = Table(title=title or None, title_justify="left", title_style="bold", header_style="dim", box=None)
     for i, column in enumerate(columns):
@@ -79,7 +79,7 @@ def _cell(value: Any) -> str:
 
 
 def description(found: "Description") -> None:
-    """What `source test` found."""
+    """Prints what `source test` found."""
     role_of = {column: role for role, column in found.roles.items()}
     rows = [(column, kind, role_of.get(column)) for column, kind in found.columns.items()]
     table("columns", ("column", "type", "role"), rows)
@@ -100,7 +100,7 @@ def _short(text: str | None, size: int = 30) -> str | None:
 
 
 def run_report(run: dict[str, Any], where: dict[str, tuple[str, str | None]]) -> None:
-    """A run with its tasks: what came in, what came out, and what was left."""
+    """Prints a run with its tasks: what came in, what came out, and what was left out."""
     colour = {"done": "green", "failed": "red", "aborted": "yellow"}.get(run["state"], "cyan")
     console.print(f"[bold]run {run['id'][:12]}[/]  [{colour}]{run['state']}[/]  {', '.join(run['spec']['models'])}")
     for task in run["tasks"]:
@@ -158,7 +158,7 @@ def _task_report(task: dict[str, Any]) -> None:
 
 
 def _task_progress(task: dict[str, Any]) -> None:
-    """A task that has no report yet."""
+    """Prints a task that has no report yet."""
     progress = task["progress"]
     planned = f"of {task['n_planned']:,}" if task["n_planned"] is not None else "(not planned yet)"
     console.print(f"[bold]{escape(task['spec']['name'])}[/]  {task['state']}  {progress['read']:,} {planned} rows")
@@ -167,7 +167,7 @@ def _task_progress(task: dict[str, Any]) -> None:
 
 
 def _left_out(report: dict[str, Any], *, ended: bool) -> Iterable[str]:
-    """Rows that gave no chance for a label, and why."""
+    """Yields a line for each kind of rows that could not get a label, with the reason."""
     if report["planned"] == 0:
         yield "the source has no rows in this range"
     if report["unmapped"]:
@@ -185,7 +185,7 @@ def _left_out(report: dict[str, Any], *, ended: bool) -> Iterable[str]:
 
 
 def operation(found: dict[str, Any]) -> None:
-    """An operation: how far it is, what stands in its way, what came of it."""
+    """Prints an operation: its progress, what it waits for, its result or error."""
     colour = {"done": "green", "failed": "red", "aborted": "yellow"}.get(found["state"], "cyan")
     about = f"  {escape(found['subject'])}" if found["subject"] else ""
     console.print(
@@ -202,7 +202,7 @@ def operation(found: dict[str, Any]) -> None:
 
 
 def status(found: dict[str, Any]) -> None:
-    """Who is alive, and works on what; what waits at the broker, or what is wrong with it."""
+    """Prints who is alive, and works on what; the messages that wait at the broker, or what is wrong with it."""
     told = ("host", "pid", "pool", "queues", "threads")
     rows = [
         (*(str(w[n]) for n in told), "yes" if w["beating"] else "no", _work(w["works_on"])) for w in found["workers"]
@@ -220,7 +220,7 @@ def _work(jobs: Iterable[dict[str, Any]]) -> str | None:
 
 
 def sample(rows: Sequence[dict[str, Any]]) -> None:
-    """Result rows, two lines each: who, when, why; then the text around the match, which is marked."""
+    """Prints result rows, two lines each: who, when, why; then the text around the match, which is marked."""
     for row in rows:
         hits = json.loads(row["evidence"])
         rule = f"{row['model']} rule {hits[0]['rule']}" if hits else row["model"]
@@ -231,7 +231,7 @@ def sample(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def marked(text: str | None, hits: Sequence[dict[str, Any]]) -> Text:
-    """The text around the first hit, with every hit in it marked. Terminals on a dark or light ground both show it."""
+    """Returns the text around the first hit, with every hit in it marked, in colours for dark and light terminals."""
     if text is None or not hits:
         return Text(_short(text or "", 2 * CONTEXT_CELLS) or "")
     start = hits[0]["start"] - _fitting(text[max(0, hits[0]["start"] - CONTEXT_CELLS) : hits[0]["start"]][::-1])
@@ -243,7 +243,7 @@ def marked(text: str | None, hits: Sequence[dict[str, Any]]) -> Text:
 
 
 def _fitting(text: str) -> int:
-    """How many characters of the text fit into the context; a Chinese character takes two cells."""
+    """Returns how many characters of the text fit into the context; a Chinese character takes two cells."""
     widths = itertools.accumulate(cell_len(character) for character in text)
     return sum(width <= CONTEXT_CELLS for width in widths)
 
@@ -252,16 +252,16 @@ class RowsPerSecond(ProgressColumn):
     """The speed since the task began."""
 
     def render(self, task: Task) -> Text:
-        """Rows per second, blank at first."""
+        """Returns rows per second, blank at first."""
         speed = task.finished_speed or task.speed
         return Text(f"{speed:,.0f} rows/s" if speed else "", style="bold")
 
 
 class Times(ProgressColumn):
-    """How long it has taken, and about how long it will."""
+    """The time that a task has taken, and an estimate of what it still needs."""
 
     def render(self, task: Task) -> Text:
-        """Seconds, or minutes and seconds; what is left only when that is known."""
+        """Returns seconds, or minutes and seconds; what is left only when that is known."""
         passed, left = task.finished_time if task.finished else task.elapsed, task.time_remaining
         after = f", {_duration(left)} left" if left and not task.finished else ""
         return Text(f"{_duration(passed or 0)}{after}", style="dim")
@@ -302,7 +302,7 @@ class Bars:
         self._progress.stop()
 
     def update(self, run: dict[str, Any]) -> None:
-        """How the run stands."""
+        """Shows the progress of a run."""
         for bar, name, task in zip(self._bars, self._names, run["tasks"], strict=True):
             step = STEPS.get(task["state"], task["state"])
             if task["state"] == "running" and task["n_planned"] is None:
@@ -315,12 +315,12 @@ class Bars:
                 self._progress.tasks[bar].total = None
 
     def add(self, bar: int, n: int, total: int) -> None:
-        """So many more of a total, for work that is not a run."""
+        """Adds to the progress of work that is not a run."""
         self._progress.start_task(self._bars[bar])
         self._progress.update(self._bars[bar], description=self._names[bar], total=total, advance=n)
 
     def show(self, progress: dict[str, Any]) -> None:
-        """How an operation stands: `done` of `total`, or why it waits."""
+        """Shows the progress of an operation: `done` of `total`."""
         bar, name = self._bars[0], self._names[0]
         if progress["working"]:
             self._progress.start_task(bar)
@@ -328,11 +328,11 @@ class Bars:
         self._progress.update(bar, description=escape(name), **shown)
 
     def say(self, waiting_for: str | None) -> None:
-        """What stands in the way, once: a line, also where nobody sees bars."""
+        """Prints once what the work waits for, also where nobody sees bars."""
         if waiting_for and waiting_for != self._said:
             self._progress.console.print(f"[yellow]waits, and tries again: {escape(waiting_for)}[/]", soft_wrap=True)
         self._said = waiting_for
 
     def note(self, text: str) -> None:
-        """A line above the bars."""
+        """Prints a line above the bars."""
         self._progress.console.print(text)

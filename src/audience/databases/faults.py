@@ -1,4 +1,4 @@
-"""What goes wrong at a server, whatever its kind, as an error of ours."""
+"""Faults of servers, whatever their kind, as errors of ours."""
 
 from typing import Literal
 

@@ -18,7 +18,7 @@ OPTIONS = (*TLS_OPTIONS, "schema")
 CONNECT_TIMEOUT_S = 10
 
 GONE = ("08", "57P01", "57P02", "57P03", "57P04", "53300", "55P03")
-"""The first characters of a SQLSTATE, as in `REFUSED`: the first two are its class."""
+"""Beginnings of SQLSTATEs, as in `REFUSED`: the first two characters are the class."""
 BUSY = ("40001", "40P01")
 FULL = ("53100", "53200", "58030")
 NO_DATABASE = ("3D000", "3F000")
@@ -31,7 +31,7 @@ AT_THE_DOOR = {
     r"FATAL:  permission denied": "42501",
     r"authentication failed|no password supplied": "28P01",
 }
-"""What a server says to one who may not come in: the driver does not tell its SQLSTATE."""
+"""Messages to a client that may not connect: the driver does not tell their SQLSTATE."""
 
 
 @dataclass(frozen=True)

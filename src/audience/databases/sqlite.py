@@ -58,8 +58,9 @@ def check_is_database(path: Path) -> None:
 
 
 def is_database(path: Path) -> bool:
-    """Returns whether a file is one; in doubt it is, and who opens it is told more. SQLite itself looks: whoever else
-    closes such a file takes this process's locks on it away, from under the connections of other threads."""
+    """Returns whether a file is a database; in doubt it is, and opening it tells more. SQLite itself looks: when
+    another handle of this process closes such a file, the process loses its locks on it, from under the connections of
+    other threads."""
     try:
         if not path.is_file() or not path.stat().st_size:
             return False

@@ -7,16 +7,17 @@ import sqlite3
 from pathlib import Path
 
 LARGE_BYTES = 4 * 2**20
-"""What SQLite's own limit of 1,000 pages comes to."""
+"""The size of SQLite's own limit of 1,000 pages."""
 WAIT_S = 0.1
 SETTINGS = ("PRAGMA wal_autocheckpoint = 0", f"PRAGMA journal_size_limit = {LARGE_BYTES}")
-"""Of every connection that writes. A log that is begun anew is cut, so that its size says how much is in it."""
+"""Settings of every connection that writes. A log that is begun anew is cut, so that its size says how much is in
+it."""
 
 
 def checkpoint_if_large(path: str | Path) -> None:
-    """Empties a large log for who is about to write, so that it is begun anew. One connection keeps everybody from
-    committing, the other checkpoints. Where somebody else is writing just now, or readers still need the log, the next
-    writer does."""
+    """Empties a large log for a connection that is about to write, so that it is begun anew. One connection keeps
+    everybody from committing, the other checkpoints. Where somebody else is writing just now, or readers still need the
+    log, the next writer does it."""
     try:
         is_large = Path(f"{path}-wal").stat().st_size > LARGE_BYTES
     except FileNotFoundError:

@@ -1,5 +1,5 @@
 """Celery as Audience uses it: its settings, its queues, and the message. Only this folder imports Celery, and only
-inside of functions: who does without a broker needs no Celery."""
+inside of functions: an installation without a broker needs no Celery."""
 
 import os
 import ssl
@@ -21,15 +21,16 @@ APPLICATION = "audience.celery"
 SOCKET_TIMEOUT_S = 10
 HEARTBEAT_S = 30
 AHEAD_OF_GREENLETS = 4
-"""Without Celery's event loop, one that has as many messages as it may have looks again only after two seconds."""
+"""The prefetch multiplier for gevent. Without Celery's event loop, a consumer whose prefetch is used up looks again
+only after two seconds."""
 REFUSALS = ("AccessRefused", "NotAllowed", "AuthenticationError", "AuthorizationError", "NoPermissionError")
-"""Errors of the drivers of brokers that will not pass."""
+"""Errors of the brokers' drivers that retrying does not cure."""
 CHILD_STARTS_S = 60
-"""A child imports a lot, on a machine that may be busy."""
+"""How long a pool child may take to start: it imports a lot, on a machine that may be busy."""
 
 
 class Queues:
-    """Our queues at the broker: one for each lane of the work."""
+    """Names and declares our queues at the broker, one for each lane."""
 
     def __init__(self, prefix: str, *, quorum: bool) -> None:
         self._prefix = f"{prefix}."
@@ -39,7 +40,7 @@ class Queues:
         return f"{self._prefix}{lane}"
 
     def lane(self, name: str) -> Lane:
-        """Of a queue at the broker."""
+        """Returns the lane of a queue at the broker. Raises BadInput for a queue that is none of ours."""
         found = parse_lanes([name.removeprefix(self._prefix)]) if name.startswith(self._prefix) else ()
         if len(found) != 1:
             raise BadInput(f"{name!r} is none of our queues; they look like {self._prefix}default.label")
@@ -59,8 +60,8 @@ def check_installed() -> None:
 
 
 def check_broker(broker_url: str) -> None:
-    """Refuses a URL that cannot be read, before a driver says so with the password in it. Several brokers, of which one
-    stands in for another, are separated by semicolons."""
+    """Refuses a URL that cannot be read, before a driver reports it with the password in it. Several brokers, of which
+    one stands in for another, are separated by semicolons."""
     try:
         for url in broker_url.split(";"):
             urls.parse(url)
@@ -69,8 +70,8 @@ def check_broker(broker_url: str) -> None:
 
 
 def worker_arguments(prefix: str, pool: str, threads: int, lanes: Iterable[Lane]) -> list[str]:
-    """How Celery's program is told to start a worker that serves this. Mingle and gossip are talk among workers that
-    ours have no use for."""
+    """Returns the arguments with which Celery's program starts a worker of these lanes. Mingle and gossip are off: our
+    workers know each other from the records."""
     queues = Queues(prefix, quorum=False)
     asked = ["-Q", ",".join(queues.name(lane) for lane in lanes), "-P", pool, "-c", str(threads)]
     ahead = ["--prefetch-multiplier", str(AHEAD_OF_GREENLETS)] if pool == "gevent" else []
@@ -81,7 +82,7 @@ def worker_arguments(prefix: str, pool: str, threads: int, lanes: Iterable[Lane]
 def make_celery(
     broker_url: str, *, prefix: str, lanes: Iterable[Lane], visibility_timeout_s: float, stop_s: float
 ) -> "Celery":
-    """A Celery application without tasks. `lanes`: what its workers serve, unless they are told otherwise."""
+    """Makes a Celery application without tasks. `lanes`: what its workers serve unless `-Q` says otherwise."""
     check_installed()
     check_broker(broker_url)
     from celery import Celery
@@ -98,16 +99,16 @@ def make_celery(
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
-        task_acks_late=True,
+        task_acks_late=True,  # a message that is acknowledged before its job ends is lost with the worker
         task_reject_on_worker_lost=True,
-        worker_prefetch_multiplier=1,
-        worker_pool_start_method="spawn",
+        worker_prefetch_multiplier=1,  # a busy worker would keep messages from idle ones
+        worker_pool_start_method="spawn",  # polars hangs in a child that was forked after it was used
         worker_proc_alive_timeout=CHILD_STARTS_S,
         worker_soft_shutdown_timeout=stop_s,
         worker_send_task_events=True,
         worker_redirect_stdouts=False,
         broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,
+        broker_connection_max_retries=None,  # by default a worker ends when its broker is away for some minutes
         broker_heartbeat=HEARTBEAT_S,
         broker_transport_options=_rabbitmq() if rabbitmq else _redis(visibility_timeout_s),
         broker_use_ssl=_tls(broker_url),
@@ -120,13 +121,13 @@ def _rabbitmq() -> dict[str, Any]:
 
 
 def _redis(visibility_timeout_s: float) -> dict[str, Any]:
-    """A broker that says nothing is asked again; one that hangs is left."""
+    """Returns Redis' transport options. The timeouts of sockets make a broker that hangs an error that is retried."""
     policy = {"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": SOCKET_TIMEOUT_S}
     return {"visibility_timeout": visibility_timeout_s, "socket_keepalive": True, **policy}
 
 
 def _tls(broker_url: str) -> dict[str, Any] | bool:
-    """Who the broker is, is always checked."""
+    """Returns the TLS options of a broker; its certificate is always checked."""
     if broker_url.startswith("rediss://"):
         return {"ssl_cert_reqs": ssl.CERT_REQUIRED}
     if broker_url.startswith("amqps://"):
@@ -139,7 +140,7 @@ def queues_of(celery: "Celery") -> Queues:
 
 
 def sender(celery: "Celery") -> Callable[[Sent], None]:
-    """Sends the message of a job; raises Transient when the broker cannot be reached."""
+    """Returns the function that sends the message of a job; it raises Transient when the broker cannot be reached."""
     from kombu.exceptions import OperationalError
 
     queues = queues_of(celery)
@@ -155,8 +156,8 @@ def sender(celery: "Celery") -> Callable[[Sent], None]:
 
 
 def lengths(celery: "Celery", asked: Iterable[Lane]) -> dict[str, int]:
-    """queue at the broker -> messages that no worker has yet; none where there is no such queue. Raises Transient when
-    the broker cannot be reached, BadInput when it refuses us."""
+    """Returns queue at the broker -> messages that no worker has yet; 0 where there is no such queue. Raises Transient
+    when the broker cannot be reached, BadInput when it refuses us."""
     from kombu.exceptions import OperationalError
 
     queues = queues_of(celery)

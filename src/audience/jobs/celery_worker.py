@@ -1,8 +1,8 @@
-"""A Celery worker: in its main process the dispatcher, in each process that works a `Worker`.
+"""A Celery worker: its main process runs the dispatcher, each process that carries out jobs a `Worker`.
 
-With the pool `prefork` the children work, and the main process imports nothing heavy; with `threads` and `solo` the
-main process works itself; with `gevent` all of ours is in one other process (see `gevent_bridge`). What a message
-leads to is the same as what a local worker's thread does."""
+With the pool `prefork` the children carry out jobs, and the main process imports nothing heavy; with `threads` and
+`solo` the main process carries them out itself; with `gevent` all of ours runs in one other process (see
+`gevent_bridge`). A message leads to the same as what a local worker's thread does."""
 
 import logging
 import os
@@ -36,8 +36,8 @@ OpenWorker = Callable[[str, int, tuple[Lane, ...], str], Worker]
 
 @dataclass
 class CeleryWorker:
-    """What is ours in a process of a Celery worker. `open_worker` makes a worker of this name, with so many threads,
-    that serves this, in this pool."""
+    """Our part of one process of a Celery worker. `open_worker` makes a `Worker` from a name, a number of threads,
+    lanes and a pool."""
 
     celery: "Celery"
     open_store: Callable[[], Store]
@@ -51,7 +51,7 @@ class CeleryWorker:
     _leaving: threading.Event = field(default_factory=threading.Event)
 
     def connect(self) -> None:
-        """Makes the task, and asks Celery to call the methods below."""
+        """Registers the task, and connects the methods below to Celery's signals."""
         import click
         from celery import signals
 
@@ -89,7 +89,7 @@ class CeleryWorker:
         self.options = options
 
     def on_start(self, instance: Any, **_: Any) -> None:
-        """Before messages come."""
+        """Starts our part, before any message is delivered."""
         pool = str(instance.pool_cls.__module__).rpartition(".")[2].replace("thread", "threads")
         with _fatal():
             queues = queues_of(self.celery)
@@ -126,7 +126,7 @@ class CeleryWorker:
         self._leaving.set()  # no more than that: this is called from within a signal
 
     def _end_bridge(self) -> None:
-        """The other process does what `_leave_to_others` does here; should it hang, it is ended."""
+        """Stops the other process, which then does what `_leave_to_others` does here; kills it if it hangs."""
         assert self.bridge is not None
         while not self._leaving.wait(POLL_S):
             pass
@@ -135,8 +135,9 @@ class CeleryWorker:
         self.bridge.kill()
 
     def _leave_to_others(self, store: Store) -> None:
-        """Celery waits for jobs under way, for ever if need be; here they are given some time when the worker is told
-        to stop, then to others. Who works on one hears of it at its next beat, or ends with the process."""
+        """Gives jobs under way some time when the worker is to stop, then leaves them to others. Celery alone would
+        wait for them for ever. A thread that works on one hears of it at its next heartbeat, or ends with the
+        process."""
         while not self._leaving.wait(POLL_S):
             pass
         began = time.monotonic()
@@ -166,7 +167,7 @@ class CeleryWorker:
     # the process apart from greenlets
 
     def work_behind_bridge(self, threads: int, lanes: tuple[Lane, ...]) -> NoReturn:
-        """All that is ours, in a process that is handed jobs through its standard input."""
+        """Runs our part in a process that receives jobs through its standard input, until the other side hangs up."""
         with _fatal():
             self._start_worker(_child_name(), threads, lanes, "gevent")
             assert self.worker is not None
@@ -193,7 +194,7 @@ class CeleryWorker:
 
 
 class _fatal:  # noqa: N801
-    """What goes wrong inside ends the process: Celery would only log it, and go on without us."""
+    """Ends the process on any error inside: Celery would only log it, and go on without our part."""
 
     def __enter__(self) -> None:
         return None

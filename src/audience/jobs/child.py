@@ -1,7 +1,7 @@
 """Jobs in a process of their own, which can be killed whatever it waits for: `audience worker job ID`.
 
-The worker's thread keeps the lease and speaks for the job; the child does the work, and says on its standard output, a
-JSON document a line, how far it is, and at last what came of it."""
+The worker's thread keeps the lease and speaks for the job; the child does the work, and writes to its standard output,
+a JSON document a line, how far it is, and at last the outcome."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 0.1
 ENDS_S = 2.0
-"""Time in which a child that was told to end should have ended; then it is killed."""
+"""Seconds that a child has to end after SIGTERM; then it is killed."""
 
 
 def run_in_child(job: Record, control: JobControl, environment: Mapping[str, str]) -> Outcome:
@@ -51,7 +51,7 @@ def run_in_child(job: Record, control: JobControl, environment: Mapping[str, str
 
 
 class _Said:
-    """What a child says."""
+    """Collects what a child writes: its progress and its outcome."""
 
     def __init__(self, control: JobControl) -> None:
         self.control = control

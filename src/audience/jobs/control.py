@@ -1,4 +1,4 @@
-"""How a job under way is stopped, and tells how far it is. Imports nothing heavy: who only hands out jobs needs it
+"""How a job under way is stopped, and reports its progress. Imports nothing heavy: the dispatcher's process imports it
 too."""
 
 import contextlib
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class JobCancelled(Exception):
-    """The job was taken away, or its worker stops; it leaves nothing behind."""
+    """Raised inside a job that was taken away, or whose worker stops; the job leaves nothing behind."""
 
 
 @dataclass
 class JobControl:
-    """Between the thread that works on a job and the one that speaks for it. `stop` is set when the job is to end;
+    """Connects the thread that works on a job with the one that speaks for it. `stop` is set when the job is to end;
     `progress` of `total` is what has been done, in whatever the kind counts (null: nobody knows the whole)."""
 
     stop: Event = field(default_factory=Event)

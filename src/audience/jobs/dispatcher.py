@@ -1,8 +1,9 @@
-"""The dispatcher: sends a message for each job that waits, to workers that are sent theirs.
+"""The dispatcher sends a message for each job that waits, to workers that take jobs from a broker.
 
-Our own records stay the truth. A message only says that a job may be taken; one that comes late or twice is refused
-there (`Jobs.claim`), one that never came is sent again. Several dispatchers do no harm: of two that want to send a
-message one does (`Jobs.send_next`). Nothing heavy is imported: it also lives in processes that only start others."""
+Our own records stay the truth. A message only says that a job may be claimed; one that comes late or twice is refused
+there (`Jobs.claim`), one that never arrived is sent again. Several dispatchers do no harm: of two that want to send a
+message one does (`Jobs.send_next`). Nothing heavy is imported: a dispatcher also lives in processes that only start
+others."""
 
 import logging
 import threading
@@ -22,9 +23,9 @@ from audience.store.workers import LOCAL
 log = logging.getLogger(__name__)
 
 AHEAD = 2
-"""Messages under way for each thread that could take them. Few: what is urgent waits behind them."""
+"""Messages under way for each thread that could take them. Few: an urgent job waits behind them."""
 LONGEST_SILENCE = 16
-"""In leases: a message that was sent again and again is not sent more often than that."""
+"""In leases: the longest pause between two messages for one job."""
 
 
 class Dispatcher:
@@ -65,17 +66,17 @@ class Dispatcher:
                 log.exception("action=dispatcher_crashed")
 
     def look(self, now_s: float) -> None:
-        """Once: gives up who is lost, and sends what is to be sent."""
+        """Does one round: gives up lost workers, and sends the messages that are due."""
         workers = self._store.workers.all()
         give_up_lost(self._store, self._sight, {worker["id"]: worker["beat"] for worker in workers}, now_s)
         self._send_lost_again(now_s)
         for lane, most in window(workers).items():
-            while sent := self._store.jobs.send_next(lane, most):
+            while sent := self._store.jobs.send_next(lane, most):  # counted, then sent: else two dispatchers would
                 self._deliver(sent)
 
     def _send_lost_again(self, now_s: float) -> None:
-        """A message that nobody followed for a lease may be lost; or all threads are busy, so it is asked for less and
-        less often."""
+        """Sends a message again when no worker has claimed its job for a lease. The message may be lost, or all threads
+        may be busy, so the pause doubles each time."""
         sent = {each.job: each for each in self._store.jobs.sent()}
         ages = self._ages.of({job: (each.attempts, each.times) for job, each in sent.items()}, now_s)
         for job, age_s in ages.items():
@@ -93,7 +94,7 @@ class Dispatcher:
 
 
 def window(workers: list[Record]) -> Mapping[Lane, int]:
-    """How many messages may be under way for each lane of the work: some for each thread that serves it."""
+    """Returns lane -> how many messages may be under way for it: `AHEAD` for each thread that serves it."""
     found: dict[Lane, int] = {}
     for worker in workers:
         for lane in parse_lanes(worker["queues"].split(",")) if worker["pool"] != LOCAL else ():

@@ -20,7 +20,7 @@ class ExportJobs:
     rows_of: Callable[[Record], Rows]
 
     def kinds(self) -> dict[str, JobKind]:
-        """The kinds of jobs of exports, by name."""
+        """Returns the kinds of jobs of exports, by name."""
         return {"export": JobKind(self.export, single.done, single.failed)}
 
     def export(self, job: Record, control: JobControl) -> Outcome:

@@ -1,9 +1,9 @@
-"""Jobs apart from greenlets. With the pool `gevent`, Celery's process only hands each job on and waits; a process of
-its own, without greenlets, carries it out. Where gevent replaces threads and locks, one thread of the system may wait
-for ever for a lock that another has let go, so nothing of ours lives there.
+"""Keeps jobs away from greenlets. With the pool `gevent`, Celery's process only hands each job on and waits; a process
+of its own, without greenlets, carries it out. Where gevent replaces threads and locks, a real thread may wait for ever
+for a lock that another has released, so nothing of ours lives there.
 
-Both talk over a pair of sockets, line by line: `NUMBER JOB` one way, `NUMBER` back when the job is over, and before
-all others the number 0: ready. Whoever hangs up ends."""
+Both sides speak over a pair of sockets, line by line: `NUMBER JOB` one way, `NUMBER` back when the job is over, and
+before all others the number 0: ready. A side that closes its socket ends the other."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ READY = 0
 
 
 class GeventBridge:
-    """Celery's side, among greenlets."""
+    """Celery's side of the bridge, among greenlets."""
 
     def __init__(self, command: list[str]) -> None:
         """Starts the other process, and waits until it is ready. Raises EOFError when it ends before."""
@@ -41,7 +41,7 @@ class GeventBridge:
         gevent.spawn(self._hear)
 
     def receive(self, job_id: int) -> None:
-        """Returns when the job is over."""
+        """Hands a job on, and returns when it is over."""
         number = next(self._numbers)
         self._waiting[number] = over = self._event()
         self._line.sendall(f"{number} {job_id}\n".encode())
@@ -55,7 +55,7 @@ class GeventBridge:
         os._exit(int(code != 0))  # messages that were not followed come again
 
     def hang_up(self) -> None:
-        """The other process ends, after what it is about or without. Does not wait."""
+        """Lets the other process end, with its jobs finished or not. Does not wait."""
         self._line.shutdown(socket.SHUT_WR)
 
     def kill(self) -> None:
@@ -63,7 +63,7 @@ class GeventBridge:
 
 
 def carry_out(receive: Callable[[int], None], threads: int) -> None:
-    """The side that works: until the other hangs up, with what is under way then still going on."""
+    """Runs the working side: follows lines until the other side hangs up; jobs under way then go on."""
     for end in (signal.SIGINT, signal.SIGTERM):  # a terminal tells both of us; the other decides
         signal.signal(end, signal.SIG_IGN)
     line = socket.socket(fileno=os.dup(sys.stdin.fileno()))

@@ -1,5 +1,5 @@
-"""What can be done: kinds of jobs and kinds of operations, as data. The worker and the queue know no kind by name; the
-app fills two dicts of these, and whoever adds a kind adds an entry there."""
+"""Kinds of jobs and kinds of operations, as data. The worker and the queue know no kind by name; the app fills two
+dicts of these, and a new kind is one more entry there."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a job found. `result`, JSON, is kept with the job; `progress` how much it did; `details` is for `done` of a
-    kind that is not killable, and not kept."""
+    """What a job found. `result`, JSON, is kept with the job; `progress` is how much it did; `details` is for `done` of
+    a kind that is not killable, and is not kept."""
 
     result: Any = None
     progress: int | None = None
@@ -40,7 +40,7 @@ class JobKind:
 
 @dataclass(frozen=True)
 class OperationKind:
-    """How operations of one kind are cancelled: `cancelling` adds, in the same transaction, the jobs that bring it to
-    its end; without it nothing is left to do."""
+    """How operations of one kind are cancelled. `cancelling` adds, in the same transaction, the jobs that bring the
+    operation to its end; without it nothing is left to do."""
 
     cancelling: Cancelling | None = None

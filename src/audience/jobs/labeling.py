@@ -34,7 +34,7 @@ CONTEXTS = 8
 
 @dataclass(frozen=True)
 class TaskContext:
-    """What the partitions of a task need, opened once."""
+    """What the partitions of a task share, opened once in this worker."""
 
     source: Source
     target: Target
@@ -58,7 +58,7 @@ class LabelingJobs:
     _lock: Lock = field(default_factory=Lock)
 
     def kinds(self) -> dict[str, JobKind]:
-        """The kinds of jobs of a run, by name."""
+        """Returns the kinds of jobs of a run, by name."""
         return {
             "plan": JobKind(self._fresh(self.plan), _planned, _failed),
             "partition": JobKind(self._fresh(self.partition), _partition_done, _failed),
@@ -69,7 +69,8 @@ class LabelingJobs:
         }
 
     def _fresh(self, run: Callable[[Record, JobControl], Outcome]) -> Callable[[Record, JobControl], Outcome]:
-        """Opens everything anew after a failure: whatever was opened may be what is wrong."""
+        """Returns `run` as a job that forgets everything opened when it fails: an open connection may be what is
+        wrong."""
 
         def attempt(job: Record, control: JobControl) -> Outcome:
             try:
@@ -84,7 +85,8 @@ class LabelingJobs:
     # the jobs of a task
 
     def plan(self, job: Record, control: JobControl) -> Outcome:
-        """Cuts the source into partitions, once; admits writers to the target, and finds what is there already."""
+        """Cuts the source into partitions, once; opens the task in the target for writers, and finds the partitions
+        that are there already."""
         task_id = job["subject"]
         self.store.tasks.start(task_id)
         with self.memory.watching(task_id) as peak:
@@ -94,14 +96,16 @@ class LabelingJobs:
                     plan = context.source.plan(context.selection)
                 control.check()
                 self.store.tasks.save_plan(task_id, map(asdict, plan.partitions), plan.set_aside)
+            # The fence goes before the marks: a late writer could add one that is not among those read.
             context.target.prepare(task_id, job["arguments"]["fence"], context.spec.groups.names)
             finished = [_finished(mark) for mark in context.target.marks(task_id, authors=False)]
         return Outcome(details=(peak, finished, "author" in context.source.roles))
 
     def partition(self, job: Record, control: JobControl) -> Outcome:
-        """Reads, labels and writes one slice of a task. One that is in the target already is only counted."""
+        """Reads, labels and writes one partition of a task. One that is in the target already is only counted."""
         context = self._context(job)
         with self.memory.watching(job["subject"]) as peak:
+            # Only a second attempt can find a mark; the first does without the query.
             done = self._mark(context, job) if job["attempts"] > 1 else None
             done = done or self._label(context, job, control) or self._mark(context, job)
         if done is None:
@@ -109,7 +113,7 @@ class LabelingJobs:
         return Outcome(done.counts, done.n_read, (peak, context.spec.bad_rows_limit))
 
     def _label(self, context: TaskContext, job: Record, control: JobControl) -> Finished | None:
-        """Writes the partition; None when another worker had written it."""
+        """Writes the partition. Returns None when another worker had written it."""
         partition = Partition(**self.store.tasks.partition(job["subject"], job["number"]))
         statistics = PartitionStatistics(seed=context.spec.seed)
         batches = control.counted(context.source.read(partition, context.selection))
@@ -124,8 +128,8 @@ class LabelingJobs:
         return next((_finished(mark) for mark in marks if mark.partition == job["number"]), None)
 
     def report(self, job: Record, control: JobControl) -> Outcome:
-        """Adds up what the marks in the target say. Partitions whose marks are gone (a server that fell with what it
-        had promised to keep, tables that somebody emptied) are labelled again first."""
+        """Adds up the marks in the target. Partitions whose marks are gone (a server that lost what it had committed,
+        tables that somebody emptied) are labelled again first."""
         task = self.store.tasks.get(job["subject"])
         spec = RunSpec.model_validate(task["run"]["spec"])
         with self.memory.watching(task["id"]) as peak:
@@ -154,14 +158,15 @@ class LabelingJobs:
     # the jobs of a run
 
     def abort(self, job: Record, control: JobControl) -> Outcome:
-        """Bars late writers, and adds up what is finished."""
+        """Raises the fences against late writers, and adds up what is finished."""
         run = self.store.runs.show(job["operation_id"])
         spec = RunSpec.model_validate(run["spec"])
         stopping = [task for task in run["tasks"] if task["state"] == "aborting" and task["may_have_rows"]]
         return Outcome(details={task["id"]: report for task in stopping if (report := self._last_report(task, spec))})
 
     def _last_report(self, task: Record, spec: RunSpec) -> Record | None:
-        """None where the target cannot tell; that does not keep a task from being aborted."""
+        """Returns the report of a task that is being aborted; None where the target cannot be read, which does not keep
+        the task from being aborted."""
         try:
             target = self.target_of(spec)
             target.bar(task["id"], task["fence"])
@@ -173,7 +178,7 @@ class LabelingJobs:
             return None
 
     def delete(self, job: Record, control: JobControl) -> Outcome:
-        """Removes every row of the run. A target that is away is waited for."""
+        """Removes every row of the run. Retried while a target cannot be reached."""
         run = self.store.runs.show(job["operation_id"])
         try:
             for task in run["tasks"]:
@@ -185,7 +190,7 @@ class LabelingJobs:
         return Outcome()
 
     def _empty(self, task: Record, spec: RunSpec) -> None:
-        """A target that cannot be reached matters where it may hold something of the task."""
+        """Removes a task's rows. A target that cannot be reached is an error only where it may hold some."""
         try:
             target = self.target_of(spec)
             if target.exists():
@@ -199,7 +204,8 @@ class LabelingJobs:
     # what a task needs
 
     def _context(self, job: Record) -> TaskContext:
-        """Opened at the first partition of a task in this worker, and again after it was resumed."""
+        """Returns what the partitions of the job's task share; opens it at the first one in this worker, and again
+        after the task was resumed."""
         key = (job["subject"], job["arguments"]["fence"])
         with self._lock:
             opening = self._opening.setdefault(key, Lock())

@@ -1,6 +1,4 @@
-"""A local worker: its threads look for jobs in our records, and carry them out.
-
-It needs nothing but the records, which other processes of this machine share."""
+"""A local worker: its threads look for jobs in our records, and carry them out. It needs no broker."""
 
 import logging
 import threading
@@ -19,7 +17,8 @@ log = logging.getLogger(__name__)
 
 
 class LocalWorker(Worker):
-    """Takes jobs of its lanes until it is stopped; those of one operation only, if one is given, whatever its queue."""
+    """Takes jobs of its lanes until it is stopped; with `operation_id` only those of that operation, whatever its
+    queue."""
 
     def __init__(
         self,
@@ -46,14 +45,14 @@ class LocalWorker(Worker):
             self._start_thread(self._keep_working)
 
     def stop(self, grace_s: float | None = None) -> None:
-        """Takes no more jobs, and leaves as every worker does."""
+        """Takes no more jobs, then stops as every worker does."""
         self._stopping.set()
         with self._changed:
             self._changed.notify_all()
         super().stop(grace_s)
 
     def handle(self, job: Record) -> None:
-        """Afterwards there may be another one to take."""
+        """Carries out a job, then wakes the other threads: its end may have added jobs."""
         super().handle(job)
         with self._changed:
             self._changed.notify_all()
@@ -74,7 +73,7 @@ class LocalWorker(Worker):
                 self._changed.wait(POLL_S)
 
     def _take(self) -> Record | None:
-        """The next job. One thread looks at a time; when it finds one, the others look too."""
+        """Takes the next job, or returns None. One thread looks at a time; when it finds one, it wakes the others."""
         if not self._looking.acquire(blocking=False):
             return None
         try:

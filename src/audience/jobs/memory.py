@@ -1,4 +1,4 @@
-"""The peak memory of a piece of work in this process, and how it was measured."""
+"""Measures the peak memory of a piece of work in this process."""
 
 import contextlib
 import ctypes
@@ -18,8 +18,8 @@ EXACT = "VmHWM"
 
 @dataclass(eq=False)
 class Peak:
-    """The largest resident size while the work went on (null where the system tells none), and whether the kernel
-    counted it (`VmHWM`, exact) or a thread sampled it."""
+    """The largest resident size during the work (null where the system tells none), and how it was measured: by the
+    kernel (`VmHWM`, exact) or by a thread that samples it."""
 
     task: str | None
     mb: float | None = None
@@ -27,8 +27,8 @@ class Peak:
 
 
 class MemoryWatch:
-    """Measures what goes on in this process. The kernel's count is used where all work at that time was for one task,
-    for only then is it that task's."""
+    """Measures the memory of this process. The kernel's count is used only where all work at that time was for one
+    task: it counts the process, not the task."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -38,7 +38,7 @@ class MemoryWatch:
 
     @contextlib.contextmanager
     def watching(self, task: str | None) -> Iterator[Peak]:
-        """Afterwards the peak of what was done inside."""
+        """Yields a Peak, which holds the peak of what was done inside once that has ended."""
         peak = Peak(task, _status_mb("VmRSS"))
         self._begin(peak)
         try:
@@ -75,8 +75,8 @@ class MemoryWatch:
 
 
 def _give_back() -> None:
-    """What was freed goes back to the system. glibc keeps it otherwise, apart for every thread that ever asked for
-    memory, and drivers start new ones for every query."""
+    """Returns freed memory to the system. glibc keeps it otherwise, separately for every thread that ever allocated,
+    and drivers start new threads for every query."""
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another system, or another library
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -35,7 +35,7 @@ class PublishingJobs:
     open: Callable[[Record, PublicationSpec], Publisher]
 
     def kinds(self) -> dict[str, JobKind]:
-        """The kinds of jobs of a publication, by name."""
+        """Returns the kinds of jobs of a publication, by name."""
         return {
             "publish": JobKind(self.publish, _published, _failed),
             "preview_publication": JobKind(self.preview, _previewed, _failed),
@@ -56,7 +56,7 @@ class PublishingJobs:
         return Outcome(changes, details=(record, publisher.versions().previous))
 
     def preview(self, job: Record, control: JobControl) -> Outcome:
-        """Does the same without the swap."""
+        """Makes the next version aside, and returns its changes without the swap."""
         record = self.store.publications.attempt(job["operation_id"])
         publisher = self._publisher(record)
         with self._discarding(publisher, record):
@@ -65,14 +65,14 @@ class PublishingJobs:
         return Outcome(changes, details=record)
 
     def roll_back(self, job: Record, control: JobControl) -> Outcome:
-        """Lets the previous version change places with the present one."""
+        """Exchanges the previous version with the present one."""
         record = self.store.publications.attempt(job["operation_id"])
         publisher = self._publisher(record)
         publisher.roll_back(record["fence"], record["doing"]["version"])
         return Outcome([], details=(record, publisher.versions()))
 
     def delete(self, job: Record, control: JobControl) -> Outcome:
-        """Drops every table of it; what cannot be dropped stays, if it is to be forgotten."""
+        """Drops every table of a publication. With `forget`, tables that cannot be dropped stay."""
         record = self.store.publications.attempt(job["operation_id"])
         try:
             self._publisher(record).remove(record["fence"])
@@ -82,7 +82,8 @@ class PublishingJobs:
         return Outcome([], details=record)
 
     def discard(self, job: Record, control: JobControl) -> Outcome:
-        """Removes from the target what a cancelled attempt has left. What it had published just then, is published."""
+        """Removes from the target what a cancelled attempt has left. A version that it had swapped in just then counts
+        as published."""
         record = self.store.publications.attempt(job["operation_id"])
         publisher = self._publisher(record)
         versions = publisher.versions()
@@ -103,8 +104,8 @@ class PublishingJobs:
         return self.open(record, PublicationSpec.model_validate(record["spec"]))
 
     def parts(self, run_ids: Sequence[str]) -> list[Part]:
-        """Returns the production of these runs, which must be done; the run that was made last stands above the
-        others."""
+        """Returns the production of these runs, which must be done; the run that was made last has the highest
+        number."""
         runs = [self.store.runs.show(run_id) for run_id in dict.fromkeys(run_ids)]
         runs.sort(key=lambda run: run["created_at"])
         return [part for number, run in enumerate(runs, 1) for part in self._parts(number, run)]
@@ -141,8 +142,8 @@ class PublishingJobs:
 
 @dataclass(frozen=True)
 class _Discarding:
-    """Around an attempt: when it fails for good, nothing of it stays in the target. What is away is tried again later;
-    who overtook or cancelled it cleans up behind it."""
+    """Surrounds an attempt: when it fails for good, nothing of it stays in the target. A target that is away fails the
+    attempt for now; an attempt that overtook or cancelled this one cleans up behind it."""
 
     publisher: Publisher
     record: Record

@@ -1,4 +1,4 @@
-"""Operations of one job: how they end. `source_test`, `export` and `sweep` are such."""
+"""The ends of operations of one job: `source_test`, `export` and `sweep`."""
 
 import sqlalchemy as sa
 
@@ -13,5 +13,5 @@ def done(connection: sa.Connection, job: Record, outcome: Outcome) -> None:
 
 
 def failed(connection: sa.Connection, job: Record, reason: str) -> None:
-    """Ends the operation with its job, for a reason that will not pass."""
+    """Fails the operation with its job, after an error that retrying does not cure."""
     operations.end(connection, job["operation_id"], "failed", reason)

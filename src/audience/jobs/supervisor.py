@@ -15,13 +15,13 @@ log = logging.getLogger(__name__)
 LOOK_S = 0.2
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 SETTLED_S = 60.0
-"""A child that lived so long is started again at once when it ends."""
+"""A child that lived longer is started again after the shortest pause."""
 
 
 @dataclass
 class Child:
-    """A process of this program with these arguments, that inherits these open files. A polite one leaves the
-    processor to others first."""
+    """A process of this program with these arguments, which inherits these file descriptors. A `polite` one has a lower
+    scheduling priority."""
 
     name: str
     arguments: Sequence[str]
@@ -33,8 +33,9 @@ class Child:
     due_at: float = field(default=0.0)
 
     def start(self) -> None:
-        """It ends when this process does, because its standard input is closed then."""
+        """Starts the process. It ends when this process does, because its standard input is closed then."""
         command = [sys.executable, "-m", "audience", *self.arguments, "--tied"]
+        # A pipe to its standard input, and not a signal: it closes however this process ends, also by SIGKILL.
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=self.inherits)
         self.started_at = time.monotonic()
         if self.polite and hasattr(os, "setpriority"):
@@ -43,7 +44,8 @@ class Child:
         log.info("action=child_started name=%s pid=%s", self.name, self.process.pid)
 
     def look(self, now: float) -> int | None:
-        """Starts it again when it has ended, sooner if it had lived long; the pid of one found ended."""
+        """Starts the process when it is due; when it has ended, plans its next start, with a pause that grows while it
+        ends soon. Returns the pid of one that was found ended."""
         if self.process is None:
             if now >= self.due_at:
                 self.start()
@@ -69,8 +71,8 @@ class Child:
 
 
 class Supervisor:
-    """Starts children, starts them again when they end, and ends them together. `ended` is told the pid of one that
-    ended by itself."""
+    """Starts children, starts them again when they end, and ends them together. `ended` is called with the pid of one
+    that ended by itself."""
 
     def __init__(self, children: Sequence[Child], stop_s: float, ended: Callable[[int], None]) -> None:
         self.children = children
@@ -82,7 +84,7 @@ class Supervisor:
         self._stop.set()
 
     def run(self) -> None:
-        """Until `stop` is called."""
+        """Keeps the children running until `stop` is called."""
         try:
             while not self._stop.wait(LOOK_S):
                 for child in self.children:

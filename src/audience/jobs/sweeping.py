@@ -1,5 +1,5 @@
 """The job that removes what nobody needs any more: blobs without a record, answers to old requests, and operations that
-only brought something once. It comes again every day."""
+keep nothing of lasting use. It runs once a day."""
 
 import datetime as dt
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ from audience.store.database import Record
 from audience.store.records import Store
 
 BLOB_AGE = dt.timedelta(days=1)
-"""A blob is there before the record that names it."""
+"""Younger blobs stay: a blob is written before the record that names it."""
 
 
 @dataclass(frozen=True)
 class SweepingJobs:
-    """Sweeps with what the app hands it: the store."""
+    """Carries out sweeps with what the app hands it: the store."""
 
     store: Store
 
     def kinds(self) -> dict[str, JobKind]:
-        """The kinds of jobs of sweeps, by name."""
+        """Returns the kinds of jobs of sweeps, by name."""
         return {sweeps.KIND: JobKind(self.sweep, _done, _failed)}
 
     def sweep(self, job: Record, control: JobControl) -> Outcome:

@@ -20,11 +20,11 @@ class TestingJobs:
     open_source: Callable[[SourceSpec], Source]
 
     def kinds(self) -> dict[str, JobKind]:
-        """The kinds of jobs of source tests, by name."""
+        """Returns the kinds of jobs of source tests, by name."""
         return {"source_test": JobKind(self.test, single.done, single.failed, killable=True)}
 
     def test(self, job: Record, control: JobControl) -> Outcome:
-        """Looks at what a source holds."""
+        """Describes a source: columns, roles, rows, time span."""
         self.store.operations.start(job["operation_id"])
         spec = SourceSpec.model_validate(job["arguments"]["spec"])
         return Outcome(asdict(self.open_source(spec).describe()))

@@ -1,8 +1,8 @@
-"""A worker: it shows that it is alive, and carries a job that was found for it to its end.
+"""A worker keeps its lease, and carries out the jobs that it has claimed.
 
-Whether another worker is lost is judged by its beat: one that does not change for the length of a lease, as this
-one counts time, is given up, and its jobs are taken by others. A wrong guess is harmless (see `kinds`), and no clock
-is compared with another."""
+Whether another worker is lost is judged by its heartbeat: a worker whose heartbeat does not change for the length of a
+lease, on this process's own clock, is given up, and others take its jobs. A wrong guess is harmless (see `kinds`), and
+no two clocks are compared."""
 
 import logging
 import os
@@ -29,17 +29,17 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.2
 LOOK_AGAIN_S = 2.0
-"""After our own records could not be reached."""
+"""The pause after our own records could not be reached."""
 BEATS_A_LEASE = 15
 
 
 def process_name(pid: int) -> str:
-    """What the worker in this process of this machine is called."""
+    """Returns the name of the worker in this process of this machine."""
     return f"{platform.node()}:{pid}"
 
 
 def give_up_process(store: Store, pid: int) -> None:
-    """The worker of a process that is known to have ended is given up at once: nobody needs to wait for its lease."""
+    """Gives up the workers of a process that is known to have ended, at once: nobody needs to wait for their lease."""
     try:
         for worker in store.workers.named(process_name(pid)):
             n_jobs = store.workers.remove(worker, lost=True)
@@ -49,17 +49,17 @@ def give_up_process(store: Store, pid: int) -> None:
 
 
 def give_up_lost(store: Store, monitor: LeaseMonitor, beats: Mapping[str, int], now_s: float) -> None:
-    """Those whose beat has not changed for a lease: their jobs go to others."""
+    """Gives up the workers whose heartbeat has not changed for a lease: their jobs go to others."""
     for worker in monitor.lost(beats, now_s):
         n_jobs = store.workers.remove(worker, lost=True)
         log.warning("action=worker_lost worker=%s jobs=%s", worker, n_jobs)
 
 
 class Worker:
-    """One process's part in the work: its name among the others, its beat, and the jobs it has in hand."""
+    """One process's part in the work: its name among the others, its heartbeat, and the jobs that it has claimed."""
 
     lasts = True
-    """Whether it is there for whatever comes, and not for one operation."""
+    """Whether it takes whatever comes, and not the jobs of one operation only."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Worker:
         name: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """`environment`: variables of the processes that it starts for single jobs, beside its own."""
+        """`environment`: variables for the processes that it starts for single jobs, beside its own."""
         self.store = store
         self.kinds = kinds
         self.threads = threads
@@ -91,7 +91,7 @@ class Worker:
         self._threads: list[SystemThread] = []
 
     def start(self) -> None:
-        """Becomes known to the others, and shows from now on that it is alive."""
+        """Registers the worker, and starts its heartbeat."""
         self._id = self._add()
         self._start_thread(self._keep_alive)
         if self.lasts:
@@ -106,8 +106,7 @@ class Worker:
         self._threads[-1].start()
 
     def stop(self, grace_s: float | None = None) -> None:
-        """What is under way is given some time, by default that of the policy; what is not done then is left to
-        others."""
+        """Waits for the jobs under way, `stop_s` of the policy unless `grace_s` is given; leaves the rest to others."""
         deadline = time.monotonic() + (self.policy.stop_s if grace_s is None else grace_s)
         while self._active and time.monotonic() < deadline:
             time.sleep(POLL_S / 4)
@@ -124,8 +123,8 @@ class Worker:
     # jobs
 
     def receive(self, job_id: int) -> None:
-        """Carries out a job that a message told of, unless it is somebody's already, or no more: a message may come
-        late or twice. What cannot be claimed now is sent again."""
+        """Claims and carries out the job of a message, unless it is taken or has ended: a message may come late or
+        twice. A job that cannot be claimed now gets another message later."""
         try:
             job = self.store.jobs.claim(job_id, self._id, self._backoff.operations(time.monotonic()))
         except AudienceError as error:
@@ -137,7 +136,7 @@ class Worker:
         self.handle(job)
 
     def handle(self, job: Record) -> None:
-        """Carries out a job that was taken, and ends it one way or another."""
+        """Carries out a claimed job, and ends it one way or another."""
         control = JobControl()
         self._active[job["id"]] = control
         try:
@@ -154,7 +153,7 @@ class Worker:
             log.exception("action=job_crashed kind=%s operation_id=%s", job["kind"], job["operation_id"])
             self._fail(job, f"unexpected {type(error).__name__} in the job {job['kind']}: {error}")
         finally:
-            if self._active.get(job["id"]) is control:
+            if self._active.get(job["id"]) is control:  # it may have been taken away, and claimed again by this worker
                 del self._active[job["id"]]
 
     def _attempt(self, job: Record, control: JobControl) -> None:
@@ -183,7 +182,7 @@ class Worker:
         self._end(job, self.store.jobs.put_back, job, delay_s, reason)
 
     def _leave_to_others(self, job: Record, reason: str) -> None:
-        """No failure of the job: this worker does not take any of that operation for a while."""
+        """Leaves a job to others, which is no failure of it; this worker takes no job of that operation for a while."""
         if self._backoff.leave(job["operation_id"], time.monotonic()):
             said = "action=operation_left_to_others operation_id=%s worker=%s reason=%s"
             log.warning(said, job["operation_id"], self._id, reason)
@@ -196,7 +195,7 @@ class Worker:
         self._end(job, self._finish_failed, job, reason)
 
     def _finish_failed(self, job: Record, reason: str) -> None:
-        """Ends a job for a reason that will not pass, with whatever follows."""
+        """Ends a job after an error that retrying does not cure, with whatever follows."""
         with self.store.jobs.finishing(job, "failed", error=reason) as connection:
             self.kinds[job["kind"]].failed(connection, job, reason)
 
@@ -205,7 +204,8 @@ class Worker:
         return kind is None or kind.never_give_up
 
     def _end(self, job: Record, how: Callable[..., None], *arguments: Any) -> None:
-        """Writes down how a job ended, as soon as our records can be reached; not when it was taken away."""
+        """Writes down how a job ended, and retries while our records cannot be reached; nothing when it was taken
+        away."""
         failures = 0
         while True:
             try:
@@ -236,8 +236,8 @@ class Worker:
                 log.exception("action=beat_crashed worker=%s", self._id)
 
     def _beat(self) -> None:
-        """Tells the others of this worker, and hears which jobs are no more its own."""
-        active = dict(self._active)
+        """Counts one heartbeat with the progress of all jobs, and stops the jobs that are no more this worker's."""
+        active = dict(self._active)  # before the heartbeat: a job that is claimed in between must not look taken away
         progress = {job: (control.progress, control.total) for job, control in active.items()}
         mine = self.store.workers.beat(self._id, progress)
         if mine is None:
@@ -251,7 +251,8 @@ class Worker:
         self._give_back_idle(mine - set(active))
 
     def _give_back_idle(self, idle: set[int]) -> None:
-        """Jobs that were taken, but that no thread has worked on for a beat: whatever went wrong, others may try."""
+        """Gives back jobs that were claimed, but that no thread has worked on for a heartbeat: whatever went wrong,
+        others may try."""
         if stuck := idle & self._idle:
             log.error("action=jobs_given_back worker=%s jobs=%s", self._id, sorted(stuck))
             self.store.jobs.give_back(self._id, stuck)

@@ -1,4 +1,4 @@
-"""Who works, and on what, as one who looks for a moment sees it."""
+"""Who is alive, and works on what, from two looks at the heartbeats."""
 
 import time
 
@@ -11,8 +11,8 @@ BEATS = 3
 
 
 def worker_status(store: Store, lease_s: float) -> list[Record]:
-    """The workers thought alive, each with its host, process, queues, pool and jobs. `beating`: whether its beat was
-    seen to change; that takes the time of a few beats at most."""
+    """Returns the workers that are thought alive, each with its host, process, queues, pool and jobs. `beating`:
+    whether its heartbeat was seen to change, which takes the time of a few heartbeats at most."""
     before = store.workers.beats()
     deadline = time.monotonic() + BEATS * lease_s / BEATS_A_LEASE
     seen: set[str] = set()
@@ -28,7 +28,8 @@ def worker_status(store: Store, lease_s: float) -> list[Record]:
 
 
 def _told(worker: Record) -> Record:
-    """A name is the host, the process, and for a child of one its own process."""
+    """Returns a worker as it is shown. Its name holds the host, the process, and for a pool child the child's
+    process."""
     host, _, pid = worker["name"].partition(":")
     parent, _, child = pid.partition(":")
     own = {name: worker[name] for name in ("id", "pool", "queues", "threads", "started_at")}

@@ -1,4 +1,4 @@
-"""Exact counts of distinct authors in bounded memory: 64-bit hashes, sorted, packed per partition, merged in slices."""
+"""Counts distinct authors exactly in bounded memory: 64-bit hashes, sorted, packed per partition, merged in slices."""
 
 import io
 import json
@@ -19,12 +19,12 @@ Hashes = NDArray[np.uint64]
 
 
 def hash_texts(texts: pl.Series) -> Hashes:
-    """xxHash3, 64 bits, of each text's UTF-8: the same on every machine and version. Nulls must be gone."""
+    """Returns xxHash3, 64 bits, of each text's UTF-8: the same on every machine and version. Nulls must be gone."""
     return pl.DataFrame({"text": texts}).select(plh.col("text").nchash.xxh3_64())["text"].to_numpy()
 
 
 class DistinctHashes:
-    """The distinct hashes of each group, gathered batch by batch."""
+    """Gathers the distinct hashes of each group, batch by batch."""
 
     def __init__(self) -> None:
         self._found: dict[str, list[pl.Series]] = {}
@@ -36,7 +36,7 @@ class DistinctHashes:
             self._found[group] = [pl.concat(kept).unique()]
 
     def packed(self) -> bytes:
-        """Parquet of the hashes, sorted within each group, as differences: about 6 bytes a hash."""
+        """Returns the hashes as Parquet, sorted within each group, as differences: about 6 bytes a hash."""
         sizes, columns = {}, []
         for group, parts in sorted(self._found.items()):
             columns.append(pl.concat(parts).unique().sort().to_numpy())
@@ -53,8 +53,8 @@ class DistinctHashes:
 
 
 def count_distinct(packed: Callable[[], Iterable[bytes]]) -> dict[str, int]:
-    """group -> distinct hashes over all partitions. `packed` is gone through once for every `MERGED_AT_ONCE` hashes,
-    so that memory does not grow with their number."""
+    """Returns group -> distinct hashes over all partitions. `packed` is read once for every `MERGED_AT_ONCE` hashes, so
+    that memory does not grow with their number."""
     total = sum(pq.ParquetFile(io.BytesIO(blob)).metadata.num_rows for blob in packed() if blob)
     counts: dict[str, int] = {}
     n_ranges = max(1, -(-total // MERGED_AT_ONCE))
@@ -78,5 +78,5 @@ def _unpacked(blob: bytes) -> Iterator[tuple[str, Hashes]]:
 
 
 def _bound(i: int, n: int) -> np.uint64:
-    """The lower end of the i-th of n equal ranges of 64 bits."""
+    """Returns the lower end of the i-th of n equal ranges of 64 bits."""
     return np.uint64(min(i * (2**64 // n), 2**64 - 1))

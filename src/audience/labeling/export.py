@@ -1,4 +1,4 @@
-"""Results or production rows as a file for people and other programs: CSV, JSON lines or Parquet."""
+"""Writes results or production rows as a file for people and other programs: CSV, JSON lines or Parquet."""
 
 import contextlib
 import csv
@@ -20,7 +20,7 @@ from audience.tables.base import PRODUCTION_COLUMNS, RESULT_SCHEMA
 from audience.tables.publications import PUBLISHED_SCHEMA as PUBLISHED_ROWS
 
 FORMULA = r"^[=+\-@\t\r]"
-"""Texts that a spreadsheet would run: an apostrophe goes before them in CSV."""
+"""Matches texts that a spreadsheet would run: an apostrophe goes before them in CSV."""
 
 PRODUCTION_SCHEMA = pa.schema(
     [
@@ -41,14 +41,15 @@ class Rows:
 
 
 def comparable(rows: Rows) -> Rows:
-    """Without what differs between two runs that labelled the same rows in the same partitions: the ids of their
-    tasks. The order of the rows is the same already: by task, group, partition and place."""
+    """Returns rows without what differs between two runs that labelled the same rows in the same partitions: the ids of
+    their tasks. The order of the rows is the same already: by task, group, partition and place."""
     names = [name for name in rows.schema.names if name != "task_id"]
     return Rows(rows.batches, pa.schema([rows.schema.field(name) for name in names]))
 
 
 def export(rows: Rows, path: Path) -> int:
-    """Writes all rows to a new file and renames it into place; the number of rows. Memory stays that of a batch."""
+    """Writes all rows to a new file and renames it into place; returns the number of rows. Memory stays that of a
+    batch."""
     kind = check_path(path)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # of this export alone: two may write one file
     counted = Counted(rows.batches)
@@ -66,7 +67,8 @@ def export(rows: Rows, path: Path) -> int:
 
 
 def check_path(path: Path) -> str:
-    """The layout of a file to export to, by its ending. Raises BadInput where there is none, or no folder for it."""
+    """Returns the layout of a file to export to, from its ending. Raises BadInput where there is none, or no folder for
+    it."""
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ENCODERS:
         raise BadInput(f"{path.name}: an export ends in {', '.join(f'.{name}' for name in ENCODERS)}")
@@ -76,13 +78,13 @@ def check_path(path: Path) -> str:
 
 
 def encoded(rows: Rows, kind: str) -> Iterator[bytes]:
-    """The bytes of a file of this kind (csv, jsonl, parquet), piece by piece."""
+    """Yields the bytes of a file of this kind (csv, jsonl, parquet), piece by piece."""
     shaped = (batch.select(rows.schema.names).cast(rows.schema) for batch in rows.batches)
     return ENCODERS[kind](shaped, rows.schema)
 
 
 class Counted:
-    """Batches that are counted as they pass."""
+    """Counts batches as they pass."""
 
     def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
         self.batches = batches
@@ -104,7 +106,7 @@ def _parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[b
 
 
 class _Pieces(io.RawIOBase):
-    """Collects what is written until it is taken."""
+    """A file that collects what is written until it is taken."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -122,7 +124,7 @@ class _Pieces(io.RawIOBase):
         return self._size
 
     def taken(self) -> bytes:
-        """What was written since it was last asked."""
+        """Returns what was written since the last call."""
         pieces, self._pieces = self._pieces, []
         return b"".join(pieces)
 
@@ -150,7 +152,7 @@ def _jsonl(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[byt
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """Times as ISO text, and JSON columns as what they hold."""
+    """Returns a row with times as ISO text, and JSON columns as what they hold."""
     for name, value in row.items():
         if isinstance(value, dt.datetime):
             row[name] = value.isoformat(sep=" ")

@@ -58,7 +58,7 @@ class Labeler:
     end: dt.datetime | None = None
     unstorable: str = ""
     _learned: list[int] = field(default_factory=lambda: [FIRST_ROWS], repr=False)
-    """How many rows to label at once, by whichever thread learned it last."""
+    """How many rows to label at once, as the last thread has learned it."""
 
     def label(
         self, partition: int, batches: Iterable[pa.RecordBatch], statistics: PartitionStatistics

@@ -1,4 +1,5 @@
-"""What a run is: sources with ranges, models, groups, panels, target. Validated where it enters, stored as JSON."""
+"""The specification of a run: sources with ranges, models, groups, panels, target. Validated where it enters, stored as
+JSON."""
 
 import datetime as dt
 

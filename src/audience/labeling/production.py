@@ -1,4 +1,4 @@
-"""From results to production: per group, conflicts resolved in the database, and the numbers that come of it."""
+"""From results to production: resolves conflicts in the database, group by group, and counts what comes of it."""
 
 from typing import Any
 
@@ -8,7 +8,8 @@ from audience.tables.base import ConflictRules, Target
 
 
 def produce(target: Target, task: str, fence: int, panels: Panels, report: dict[str, Any]) -> dict[str, Any]:
-    """Makes the task's production rows of every group; the report with `production`, `labelled` and `rate_of_label`.
+    """Makes the task's production rows of every group; returns the report with `production`, `labelled` and
+    `rate_of_label`.
 
     Labels describe authors where the source has authors, else rows; the rate is of the same."""
     rules = ConflictRules(panels.conflict_of, report["by_author"])

@@ -1,4 +1,4 @@
-"""Publishing, whatever kind of target it goes to: production rows of chosen runs, by index, made ready to be merged."""
+"""Prepares production rows of chosen runs for publishing, by index, whatever kind of target they go to."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from audience.tables.base import Target
 from audience.tables.publications import STAGED_SCHEMA, Change, Publisher, Publishing
 
 Progress = Callable[[int, int], None]
-"""Told of so many more rows, and of how many there are."""
+"""Called with the number of further rows, and the number of all."""
 
 
 class PublicationSpec(BaseModel):
@@ -31,7 +31,8 @@ class PublicationSpec(BaseModel):
 
 @dataclass(frozen=True)
 class Part:
-    """Production rows to publish: of one task and group. `run` counts the runs, the one made last is the highest."""
+    """Production rows to publish, of one task and group. `run` numbers the runs; the one made last has the highest
+    number."""
 
     run: int
     run_id: str
@@ -61,7 +62,7 @@ def check_indexes(indexes: dict[str, tuple[str, ...]]) -> None:
 def by_index(
     parts: Iterable[Part], indexes: dict[str, tuple[str, ...]], known: Iterable[str] = ()
 ) -> dict[str, list[Part]]:
-    """index -> the parts that go there; also of `known` indexes, to which nothing may go."""
+    """Returns index -> the parts that go there; also the `known` indexes, to which nothing may go."""
     index_of = {group: index for index, groups in indexes.items() for group in groups}
     found: dict[str, list[Part]] = {index: [] for index in (*known, *indexes)}
     for part in parts:
@@ -78,7 +79,7 @@ def by_index(
 def merged(
     publisher: Publisher, publishing: Publishing, parts: dict[str, list[Part]], progress: Progress | None = None
 ) -> list[Change]:
-    """Makes the next version of every index, aside; what changes."""
+    """Makes the next version of every index aside; returns what it changes."""
     total = sum(part.n_rows for each in parts.values() for part in each)
     changes: list[Change] = []
     for index, each in parts.items():
@@ -88,8 +89,8 @@ def merged(
 
 
 def staged(parts: Sequence[Part]) -> Iterator[pa.RecordBatch]:
-    """The rows of one index, in the order of runs. Raises Conflict when a part has not the rows that its report tells:
-    its run is being deleted, or its production made anew."""
+    """Yields the rows of one index, in the order of runs. Raises Conflict when a part does not have the rows that its
+    report says: its run is being deleted, or its production made anew."""
     n = 0
     for part in sorted(parts, key=lambda part: part.run):
         n_rows = 0
@@ -106,7 +107,7 @@ def staged(parts: Sequence[Part]) -> Iterator[pa.RecordBatch]:
 
 
 def _staged(batch: pa.RecordBatch, part: Part, n: int) -> pa.RecordBatch:
-    """Rows whose subject is null or blank say nothing of anybody."""
+    """Returns a batch without the rows whose subject is null or blank: they say nothing of anybody."""
     frame = pl.from_arrow(batch)
     assert isinstance(frame, pl.DataFrame)
     subject = pl.col("source_author").str.strip_chars() if part.by_author else pl.col("id")

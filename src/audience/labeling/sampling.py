@@ -1,5 +1,5 @@
-"""Repeatable samples: the results with the smallest hash of (seed, id, model), per group and panel. A sample stays the
-same however the table was cut, and while it grows it only gains."""
+"""Repeatable samples: the results with the smallest hash of (seed, id, model), per group and panel. How the table was
+cut does not change a sample, and new rows only add to it."""
 
 import heapq
 from collections.abc import Iterable
@@ -19,14 +19,14 @@ Ticket = tuple[int, int, int]
 
 @dataclass
 class Sampler:
-    """The smallest tickets of each (group, panel)."""
+    """Keeps the smallest tickets of each (group, panel)."""
 
     seed: int
     size: int = SAMPLED
     tickets: dict[tuple[str, str], list[Ticket]] = field(default_factory=dict)
 
     def add(self, results: pl.DataFrame) -> None:
-        """Columns id, model, group, panel, partition and n."""
+        """Adds results; columns id, model, group, panel, partition and n."""
         named = results.select(
             "group",
             "panel",
@@ -52,7 +52,7 @@ class Sampler:
 
 
 def scan(target: Target, task: str, seed: int) -> Sampler:
-    """The sample of another seed than the run's: reads the keys of all results."""
+    """Draws the sample of another seed than the run's: reads the keys of all results."""
     sampler = Sampler(seed)
     for batch in target.results(task, columns=("id", "model", "panel", "partition", "n")):
         frame = pl.from_arrow(batch)

@@ -1,4 +1,5 @@
-"""What is counted while rows flow, so that it adds up later whatever happened to the workers."""
+"""The numbers that are counted while rows flow, partition by partition, so that they add up whatever happens to
+workers."""
 
 import json
 from collections import Counter
@@ -46,7 +47,7 @@ class PartitionStatistics:
         self.sampler = Sampler(self.seed)
 
     def put_aside(self, rows: pl.DataFrame) -> None:
-        """Columns id and reason; a reason is a kind, or `kind: detail`."""
+        """Counts rows that are set aside; columns id and reason. A reason is a kind, or `kind: detail`."""
         if len(rows):
             count_into(self.set_aside, rows["reason"].str.split(": ").list.first())
             self.bad_rows += rows.select("id", "reason").head(BAD_ROWS_LISTED - len(self.bad_rows)).rows()
@@ -57,7 +58,7 @@ class PartitionStatistics:
         return json.dumps({**numbers, "seed": self.seed, "tickets": tickets}, ensure_ascii=False)
 
     def counts(self) -> dict[str, Any]:
-        """The numbers that add up."""
+        """Returns the numbers that add up."""
         return {name: getattr(self, name) for name in SUMS}
 
     def packed_authors(self) -> bytes:
@@ -98,7 +99,7 @@ class TaskStatistics:
 
     @classmethod
     def of(cls, target: Target, task: str, seed: int) -> "TaskStatistics":
-        """From the marks in the target: what is written is what counts."""
+        """Sums the marks in the target: what is written is what counts."""
         total = PartitionStatistics(seed=seed)
         partitions = set()
         for mark in target.marks(task):
@@ -113,22 +114,22 @@ class TaskStatistics:
 
 
 def sampled(target: Target, task: str, seed: int) -> Sampler:
-    """The sample of a task's finished partitions, from their marks."""
+    """Returns the sample of a task's finished partitions, from their marks."""
     parts = (PartitionStatistics.from_json(mark.statistics).sampler for mark in target.marks(task, authors=False))
     return Sampler(seed).merge(parts)
 
 
 def rate_of_label(labelled: int, everyone: int) -> float | None:
-    """Labelled authors of all authors, in per cent; null without authors."""
+    """Returns labelled authors of all authors, in per cent; null without authors."""
     return round(100 * labelled / everyone, 2) if everyone else None
 
 
 def task_report(
     statistics: TaskStatistics, planned: int, set_aside: dict[str, int], groups: Sequence[str], *, by_author: bool
 ) -> dict[str, Any]:
-    """A task's numbers as they are shown and stored; `planned` rows, `set_aside` those that no partition could hold.
-    `missing`: planned minus read, not zero when the source changed between planning and reading; `received` is before
-    filters; `authors` are distinct, over all rows read."""
+    """Returns a task's numbers as they are shown and stored; `planned` rows, `set_aside` those that no partition could
+    hold. `missing`: planned minus read, not zero when the source changed between planning and reading; `received` is
+    before filters; `authors` are distinct, over all rows read."""
     total = statistics.total
     return {
         "planned": planned,
@@ -154,8 +155,8 @@ def task_report(
 
 
 def so_far(counts: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The numbers of a task's finished partitions while it is at work. Distinct authors do not add up; they come with
-    the report."""
+    """Returns the numbers of a task's finished partitions while it is at work. Distinct authors do not add up; they
+    come with the report."""
     total = PartitionStatistics()
     for part in map(renamed, counts):
         for name in SUMS:

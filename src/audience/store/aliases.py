@@ -1,4 +1,4 @@
-"""Aliases of models: a name such as `champion` that leads to one version, and to another later."""
+"""Aliases of models: a name such as `champion` that stands for one version now, and for another later."""
 
 import datetime as dt
 from typing import Any
@@ -14,13 +14,13 @@ ROW = ("name", "alias", "version", "set_by", "set_at")
 
 
 class Aliases:
-    """Every change is kept: what was live at a moment can be told later."""
+    """Sets and reads aliases. Every change is kept, so that what an alias stood for at any moment is known."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
 
     def set(self, name: str, alias: str, version: int, actor: str) -> None:
-        """To the version that it leads to already: nothing changes."""
+        """Lets an alias lead to a version; nothing changes where it leads there already."""
         check_alias(alias)
         with self.database.writing() as connection:
             c = schema.model.c
@@ -39,13 +39,13 @@ class Aliases:
             _append(connection, name, alias, None, actor)
 
     def of(self, name: str, at: dt.datetime | None = None) -> list[Record]:
-        """The aliases of a model, by name, and what each leads to; as of the moment `at` (with its offset), if one is
-        given."""
+        """Returns the aliases of a model, by name, each with the version that it leads to; as of the moment `at` (with
+        its offset), if one is given."""
         with self.database.reading() as connection:
             return current(connection, name, at)
 
     def history(self, name: str, alias: str | None = None) -> list[Record]:
-        """Every change, oldest first; null `version`: it was removed."""
+        """Returns every change, oldest first; null `version`: the alias was removed."""
         with self.database.reading() as connection:
             return rows_of(connection, _changes(name, alias))
 

@@ -1,5 +1,5 @@
-"""Immutable bytes under their SHA-256, in a folder or in any file system that Arrow knows: what is too large for a row
-of our own records."""
+"""Immutable bytes under their SHA-256, in a folder or in any file system that Arrow knows, for what is too large for a
+row of our own records."""
 
 import contextlib
 import datetime as dt
@@ -24,7 +24,7 @@ PIECE_BYTES = 2**20
 
 
 class Blobs:
-    """Written once, whole or not at all, by whoever is first; read back as they were written, or not at all."""
+    """Keeps blobs. Each is written once, whole or not at all, and read back as it was written or not at all."""
 
     def __init__(self, place: str) -> None:
         """`place`: a folder, which is made when it is needed, or a URL such as `s3://bucket/folder`."""
@@ -32,7 +32,7 @@ class Blobs:
         self._place = place
 
     def put(self, content: bytes) -> str:
-        """Its digest. Twice: the same."""
+        """Writes a blob and returns its digest. Twice: the same."""
         digest = hashlib.sha256(content).hexdigest()
         if self.exists(digest):
             return digest
@@ -47,7 +47,7 @@ class Blobs:
         return digest
 
     def put_pieces(self, pieces: Iterable[bytes]) -> str:
-        """The digest of what comes piece by piece; memory stays that of a piece."""
+        """Writes a blob that comes piece by piece and returns its digest; memory stays that of a piece."""
         unfinished, digest = f"{self._root}/{UNFINISHED}/{uuid.uuid4().hex}", hashlib.sha256()
         with self._mapped_errors():
             self._files.create_dir(unfinished.rpartition("/")[0], recursive=True)
@@ -70,7 +70,7 @@ class Blobs:
         return digest.hexdigest()
 
     def read(self, digest: str) -> Iterator[bytes]:
-        """What `get` gives, piece by piece, and unchecked: who was sent a half cannot take it back."""
+        """Yields the bytes of a blob piece by piece, unchecked: whoever was sent a half cannot take it back."""
         if not self.exists(digest):
             raise Elsewhere(f"the blob {digest[:12]} is not in {self.shown}: it was swept, or is on another machine")
         with self._mapped_errors(), self._files.open_input_stream(self._path(digest)) as file:
@@ -78,7 +78,8 @@ class Blobs:
                 yield piece
 
     def old(self, before: dt.datetime) -> Iterator[str]:
-        """Yields the digests of blobs written before this time; what was never finished before then is removed."""
+        """Yields the digests of blobs written before this time, and removes files that were left unfinished before
+        then."""
         from pyarrow.fs import FileSelector, FileType
 
         with self._mapped_errors():
@@ -94,13 +95,14 @@ class Blobs:
                 yield name
 
     def _to_disk(self, path: str) -> None:
-        """Before it has its name: a record that outlives a power failure finds it whole. Other systems see to it."""
+        """Flushes a local file before it has its name, so that a record that outlives a power failure finds it whole.
+        Other file systems do so by themselves."""
         if self._files.type_name == "local":
             with Path(path).open("rb") as file:
                 os.fsync(file.fileno())
 
     def get(self, digest: str) -> bytes:
-        """Raises Elsewhere where it is not, and Conflict when it is damaged."""
+        """Returns the bytes of a blob. Raises Elsewhere where it is not, and Conflict when it is damaged."""
         if not self.exists(digest):
             raise Elsewhere(
                 f"the blob {digest[:12]} is not in {self.shown}, where this process looks for blobs: "
@@ -113,7 +115,7 @@ class Blobs:
         return content
 
     def is_there(self) -> bool:
-        """Whether the place itself exists; the first blob makes it."""
+        """Returns whether the place itself exists; the first blob makes it."""
         from pyarrow.fs import FileType
 
         with self._mapped_errors():
@@ -126,7 +128,7 @@ class Blobs:
             return bool(self._files.get_file_info(self._path(digest)).type == FileType.File)
 
     def delete(self, digest: str) -> None:
-        """Twice: the same."""
+        """Deletes a blob. Twice: the same."""
         if self.exists(digest):
             with self._mapped_errors():
                 self._files.delete_file(self._path(digest))
@@ -144,7 +146,7 @@ class Blobs:
 
     @cached_property
     def _opened(self) -> tuple["FileSystem", str]:
-        """At the first use: Arrow is not for processes that only look after others."""
+        """Opens the file system at its first use: processes that only look after others do not import Arrow."""
         from pyarrow import ArrowException
         from pyarrow.fs import FileSystem, LocalFileSystem
 
@@ -169,7 +171,7 @@ class Blobs:
 
 
 def _shown(place: str) -> str:
-    """Returns what messages show of it: no key, no password, no options."""
+    """Returns the place without keys, passwords and options, for messages."""
     shown = displayed(place)
     scheme, separator, rest = shown.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}" if separator else shown

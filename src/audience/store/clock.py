@@ -7,7 +7,7 @@ from sqlalchemy.ext.compiler import compiles
 
 
 class clock_s(sa.sql.expression.FunctionElement[float]):  # noqa: N801
-    """Seconds since 1970, now."""
+    """The present time, in seconds since 1970."""
 
     type = sa.Float()
     inherit_cache = True

@@ -24,12 +24,12 @@ def now(ago: dt.timedelta = dt.timedelta()) -> str:
 
 
 def new_id() -> str:
-    """32 hexadecimal digits, as the predecessor's task ids."""
+    """Returns 32 hexadecimal digits, as the predecessor's task ids have."""
     return uuid.uuid4().hex
 
 
 def canonical(document: Any) -> bytes:
-    """The same bytes for the same document."""
+    """Returns a document as JSON: the same bytes for the same document."""
     return json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -46,7 +46,7 @@ def make_home(home: Path) -> None:
 
 
 class Database:
-    """Transactions, all or nothing."""
+    """Opens transactions, each of which happens wholly or not at all."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
@@ -55,38 +55,38 @@ class Database:
         self._turn = threading.Lock()  # of this process's threads: fairer and quicker than to wait in the database
 
     def is_in(self, path: Path) -> bool:
-        """Whether it is the file of our own records, under whatever name."""
+        """Returns whether this is the file of our own records, under whatever name."""
         try:
             return self.file is not None and (path.resolve() == self.file.resolve() or path.samefile(self.file))
         except OSError:
             return False
 
     def close(self) -> None:
-        """Closes what connections are open and not in use."""
+        """Closes the connections that are not in use."""
         self.engine.dispose()
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """One moment's view."""
+        """Opens a transaction that reads one moment's view and waits for nobody."""
         self._must_be_there()
         with mapped_errors(self.engine), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
-        """Alone, so keep it short: everybody else who writes waits."""
+        """Opens a transaction that writes alone from its first statement. Keep it short: every other writer waits."""
         self._must_be_there()
         with self._turn, mapped_errors(self.engine), self._writer.begin() as connection:
             yield connection
 
     def _must_be_there(self) -> None:
-        """SQLite would make an empty file, and hide that ours is gone."""
+        """Raises Transient when the SQLite file is gone: SQLite would make an empty one in its place."""
         if self.file is not None and not self.file.exists():
             raise Transient(f"our own records are gone: there is no {self.file}; bring it back")
 
     @contextmanager
     def changing(self, actor: str, action: str, subject: str, **details: Any) -> Iterator[sa.Connection]:
-        """A transaction that also writes down who did what."""
+        """Opens a transaction that writes, with an audit row that says who did what."""
         with self.writing() as connection:
             yield connection
             note(connection, actor, action, subject, **details)
@@ -101,11 +101,11 @@ def rows_of(connection: sa.Connection, query: sa.Select[Any]) -> list[Record]:
 
 
 def total(numbers: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
-    """The sum of integers, an integer: servers make decimals of them."""
+    """Returns the sum of integers as an integer: servers make decimals of it."""
     return sa.cast(sa.func.sum(numbers), sa.BigInteger)
 
 
 def note(connection: sa.Connection, actor: str, action: str, subject: str, **details: Any) -> None:
-    """An audit row: who did what to which record."""
+    """Adds an audit row: who did what to which record."""
     row = {"at": now(), "actor": actor, "action": action, "subject": subject, "details": details}
     connection.execute(sa.insert(schema.audit).values(row))

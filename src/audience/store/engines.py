@@ -31,12 +31,13 @@ POOL: dict[str, Any] = {
     "max_overflow": 28,
     "pool_timeout": BUSY_TIMEOUT_S,
     "pool_pre_ping": True,
-    "pool_recycle": IDLE_S // 2,
+    "pool_recycle": IDLE_S // 2,  # younger than `wait_timeout`, after which the server closes it unasked
     "isolation_level": "REPEATABLE READ",
     "hide_parameters": True,
 }
 WRITING = {"turn": "write"}
 MIGRATING = {"turn": "migrate"}
+# A snapshot would be taken before the wait for the turn, and show what was true then.
 NEWEST = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
 TURN = "SELECT version_num FROM alembic_version FOR UPDATE"
 

@@ -1,4 +1,4 @@
-"""Creates that may be asked for twice: what a request with a client's key has made is kept, and given again."""
+"""Creates that may be requested twice: what a request with a client's key has made is kept, and returned again."""
 
 import datetime as dt
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from audience.store import schema
 from audience.store.database import Database, Record, now, rows_of
 
 KEPT = dt.timedelta(days=7)
-"""How long it is known what a request has made."""
+"""For how long an answer is kept."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Answers:
             return made_before(connection, key)
 
     def sweep(self) -> int:
-        """Forgets what was made long ago; returns how many requests."""
+        """Forgets answers older than `KEPT`; returns how many."""
         with self.database.writing() as connection:
             old = sa.delete(schema.answer).where(schema.answer.c.created_at < now(ago=KEPT))
             return connection.execute(old).rowcount
 
 
 def made_before(connection: sa.Connection, key: IdempotencyKey | None) -> Record | None:
-    """Returns what the same request made before, to be asked within the transaction that makes it. Raises BadInput when
+    """Returns what the same request made before, inside the transaction that would make it. Raises BadInput when
     another request had this key."""
     if key is None:
         return None

@@ -1,4 +1,4 @@
-"""The queue of work: taking jobs in turn, and finishing each exactly once. It knows no kinds of jobs."""
+"""The queue: claims jobs in turn, and finishes each exactly once. It knows no kinds of jobs."""
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ LEFT_S = 2.0
 
 @dataclass(frozen=True)
 class Sent:
-    """A job that waits, and of which `times` messages were sent since it was last taken; `attempts` as in the job."""
+    """A job that waits, and of which `times` messages were sent since it was last claimed; `attempts` as in the job."""
 
     job: int
     lane: Lane
@@ -29,12 +29,13 @@ class Sent:
 
 
 class TakenAway(Conflict):
-    """A job is not its worker's any more: it was given to another, or its operation was cancelled."""
+    """Raised when a job is no more its worker's: it was given to another, or its operation was cancelled."""
 
 
 class Jobs:
-    """Jobs are taken by priority, then operation by operation in turn. Who has taken one owns it until it is finished,
-    put back, or taken away because its owner is lost or the operation was stopped; only the owner can finish it."""
+    """Claims jobs by priority, then operation by operation in turn. The worker that claimed one owns it until it is
+    finished, put back, or taken away because the worker is lost or the operation was cancelled; only the owner can
+    finish it."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -46,9 +47,10 @@ class Jobs:
         lanes: Sequence[Lane] | None = None,
         without: Collection[str] = (),
     ) -> Record | None:
-        """Takes the next job that is due for this worker; of this operation, and of these lanes only, if they are
+        """Claims the next job that is due for this worker: of this operation, and of these lanes only, if they are
         given; of no operation in `without`. Returns None when there is none."""
         query = _next(operation_id, lanes, without)
+        # Idle workers ask all the time: they look without the write lock, which would hold up everybody who writes.
         with self.database.reading() as connection:
             if connection.execute(query).first() is None:
                 return None
@@ -60,8 +62,9 @@ class Jobs:
             return {**found[0], "worker": worker, "state": "taken", "attempts": found[0]["attempts"] + 1}
 
     def claim(self, job_id: int, worker: str, without: Collection[str] = ()) -> Record | None:
-        """Takes one job for this worker, if it is still waiting: a message may come twice. One of an operation in
-        `without` is to be sent again, to others, after a moment: the next message may come here as well."""
+        """Claims one job for this worker, if it still waits: a message may come twice. A job of an operation in
+        `without` gets another message, for other workers, after a moment: sent at once it would come back to this
+        one."""
         job = schema.job
         left = sa.update(job).where(job.c.id == job_id, job.c.state == "waiting", job.c.operation_id.in_(without))
         anew = {"sent": 0, **due_in(LEFT_S), "attempts": job.c.attempts + 1}
@@ -88,9 +91,10 @@ class Jobs:
         return [Sent(job_id, Lane(queue, work), attempts, n) for job_id, queue, work, attempts, n in rows]
 
     def send_next(self, lane: Lane, most: int) -> Sent | None:
-        """Returns the next job of which a message is now to be sent, in the order in which jobs are taken; it counts as
-        sent. None when there is none, or when messages of as many jobs as there may be are under way."""
+        """Counts a message of the next job that has none, in the order in which jobs are claimed, and returns it.
+        Returns None when there is no such job, or when `most` jobs have a message under way."""
         query = _next(lanes=[lane], only=schema.job.c.sent == 0)
+        # Dispatchers ask all the time: see `take`.
         with self.database.reading() as connection:
             if connection.execute(query).first() is None or _n_sent(connection, lane) >= most:
                 return None
@@ -105,13 +109,14 @@ class Jobs:
         return replace(present, times=1)
 
     def send_again(self, sent: Sent) -> Sent | None:
-        """Counts one more message of a job that still waits as it did; None when another counted first."""
+        """Counts one more message of a job that still waits as it did; returns None when another dispatcher counted
+        first."""
         with self.database.writing() as connection:
             counted = _count_sent(connection, sent, sent.times + 1)
         return replace(sent, times=sent.times + 1) if counted else None
 
     def not_sent(self, sent: Sent) -> None:
-        """Takes back that a message was sent: it could not be."""
+        """Takes back the count of a message that could not be sent."""
         with self.database.writing() as connection:
             _count_sent(connection, sent, sent.times - 1)
 
@@ -119,26 +124,26 @@ class Jobs:
 
     @contextmanager
     def finishing(self, job: Record, state: str = "done", **values: Any) -> Iterator[sa.Connection]:
-        """A transaction that ends the job and whatever follows from that, if it is still its owner's. Raises TakenAway
-        when it is not."""
+        """Opens a transaction that ends the job, and whatever follows from that, if its owner still has it. Raises
+        TakenAway when it has not."""
         with self.database.writing() as connection:
             if not _move(connection, job, state, worker=None, **values):
                 raise TakenAway(f"the {job['kind']} job {job['id']} was taken away meanwhile")
             yield connection
 
     def put_back(self, job: Record, delay_s: float, reason: str) -> None:
-        """Puts a job back, to be tried again after a while; nothing when it is not the owner's any more."""
+        """Puts a job back for another attempt after `delay_s`; nothing when its owner has lost it."""
         values = {**due_in(delay_s), "error": reason, "progress": 0, "failures": job["failures"] + 1}
         with self.database.writing() as connection:
             _move(connection, job, "waiting", worker=None, **values)
 
     def leave(self, job: Record, reason: str) -> None:
-        """Leaves a job to others at once: no failure. Nothing when it is not the owner's any more."""
+        """Leaves a job to others at once, without counting a failure; nothing when its owner has lost it."""
         with self.database.writing() as connection:
             _move(connection, job, "waiting", worker=None, error=reason, progress=0)
 
     def give_back(self, worker: str, job_ids: Collection[int]) -> None:
-        """Gives jobs that this worker has taken and does not work on to others."""
+        """Gives jobs that this worker has claimed and does not work on to others."""
         job = schema.job
         owned = (job.c.id.in_(job_ids), job.c.worker == worker, job.c.state == "taken")
         with self.database.writing() as connection:
@@ -147,14 +152,14 @@ class Jobs:
     # how it stands
 
     def is_open(self, operation_id: str) -> bool:
-        """Whether a job of the operation waits or is worked on."""
+        """Returns whether a job of the operation waits or is worked on."""
         job = schema.job
         query = sa.select(job.c.id).where(job.c.operation_id == operation_id, job.c.state.in_(OPEN_JOB)).limit(1)
         with self.database.reading() as connection:
             return connection.execute(query).first() is not None
 
     def counts(self) -> dict[tuple[str, str], int]:
-        """(kind, state) -> number of jobs; those that wait for their time are `delayed`."""
+        """Returns (kind, state) -> number of jobs; those that wait for their time are `delayed`."""
         job = schema.job
         state = sa.case(((job.c.state == "waiting") & ~_is_due(), "delayed"), else_=job.c.state)
         query = sa.select(job.c.kind, state, sa.func.count()).group_by(job.c.kind, state)
@@ -163,7 +168,8 @@ class Jobs:
 
 
 def _is_due() -> sa.ColumnElement[bool]:
-    """Also when it lies further ahead than it ever did: somebody has turned the clock back."""
+    """Selects jobs whose time has come, and those whose time lies further ahead than `delay_s` can explain: somebody
+    has turned the clock back."""
     job = schema.job.c
     return (job.due_at <= clock_s()) | (job.due_at > clock_s() + job.delay_s + 1.0)
 
@@ -193,7 +199,7 @@ def _next(
 
 
 def _claim(connection: sa.Connection, job_id: int, worker: str) -> bool:
-    """Not for a worker that was given up meanwhile: nobody would notice that it vanished with the job."""
+    """Claims a job unless this worker was given up meanwhile: nobody would notice when it vanished with the job."""
     job = schema.job
     alive = sa.exists().where(schema.worker.c.id == worker)
     guarded = sa.update(job).where(job.c.id == job_id, job.c.state.in_(sources_of("taken", JOB_MOVES)), alive)
@@ -210,7 +216,7 @@ def _n_sent(connection: sa.Connection, lane: Lane) -> int:
 
 
 def _count_sent(connection: sa.Connection, seen: Sent, times: int) -> bool:
-    """Only if the job still is as it was seen: of two that want to send, one does."""
+    """Counts a message only if the job still is as it was seen: of two dispatchers that want to send, one does."""
     c = schema.job.c
     as_seen = (c.id == seen.job, c.state == "waiting", c.attempts == seen.attempts, c.sent == seen.times)
     return connection.execute(sa.update(schema.job).where(*as_seen).values(sent=times)).rowcount == 1
@@ -224,7 +230,7 @@ def _take_turn(connection: sa.Connection, operation_id: str) -> None:
 
 
 def _move(connection: sa.Connection, job: Record, state: str, **values: Any) -> bool:
-    """Moves a taken job, if its owner is still the one that took it this time."""
+    """Moves a claimed job, if its owner and its attempt are still those of `job`."""
     c = schema.job.c
     owned = (c.id == job["id"], c.worker == job["worker"], c.attempts == job["attempts"])
     guarded = sa.update(schema.job).where(*owned, c.state.in_(sources_of(state, JOB_MOVES)))

@@ -1,4 +1,4 @@
-"""Groups and conflict groups that were saved under names."""
+"""Groups and conflict groups that are saved under names."""
 
 import sqlalchemy as sa
 
@@ -8,13 +8,13 @@ from audience.store.database import Database, Record, now
 
 
 class Mappings:
-    """`kind` is `groups` or `conflict_groups`."""
+    """Keeps mappings by kind, `groups` or `conflict_groups`, and name."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
 
     def save(self, kind: str, name: str, definition: Record, actor: str) -> None:
-        """Makes it or replaces it; runs keep what they were made with."""
+        """Saves or replaces a mapping; runs keep what they were made with."""
         key = sa.and_(schema.mapping.c.kind == kind, schema.mapping.c.name == name)
         row = {"kind": kind, "name": name, "definition": definition, "created_by": actor, "created_at": now()}
         with self.database.changing(actor, f"{kind}.save", name) as connection:

@@ -1,4 +1,5 @@
-"""Brings the store's tables to this version's layout. A new store is made at once; an older one only when asked."""
+"""Brings the store's tables to this version's layout. A new store is made at once; an older one is changed only by
+`migrate`."""
 
 from pathlib import Path
 
@@ -9,11 +10,11 @@ from audience.store.engines import mapped_errors, migrating
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 LATEST = "0007"
-"""The newest of `migrations/versions`; here, so that opening a store needs no Alembic."""
+"""The newest of `migrations/versions`; a constant, so that opening a store needs no Alembic."""
 
 
 def revision_of(engine: sa.Engine) -> str | None:
-    """The revision of the store; None for a new one."""
+    """Returns the revision of the store; None for a new one."""
     with mapped_errors(engine), engine.connect() as connection:
         return _revision(connection)
 
@@ -25,8 +26,9 @@ def _revision(connection: sa.Connection) -> str | None:
 
 
 def migrate(engine: sa.Engine) -> tuple[str | None, str]:
-    """(revision before, revision now). Of two at once, the second waits and finds it done. One that is killed leaves
-    the store as it was; MariaDB and MySQL keep the steps that were done, and the next migration goes on from there."""
+    """Migrates the store; returns (revision before, revision now). Of two at once, the second waits and finds it done.
+    One that is killed leaves the store as it was; MariaDB and MySQL keep the steps that were done, and the next
+    migration goes on from there."""
     from alembic import command
     from alembic.config import Config
 
@@ -42,7 +44,7 @@ def migrate(engine: sa.Engine) -> tuple[str | None, str]:
 
 
 def ensure_current(engine: sa.Engine) -> None:
-    """Makes a new store. Refuses one of another version: migrating is its owner's decision."""
+    """Makes a new store. Refuses one of another version: its owner decides when to migrate."""
     present = revision_of(engine)
     if present is not None and present < LATEST:
         present = _revision_after_migrations(engine)
@@ -54,7 +56,7 @@ def ensure_current(engine: sa.Engine) -> None:
 
 
 def _revision_after_migrations(engine: sa.Engine) -> str | None:
-    """After whoever migrates the store at this moment."""
+    """Returns the revision once a migration that is under way has ended."""
     with migrating(engine) as connection:
         return _revision(connection)
 

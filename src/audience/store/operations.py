@@ -1,4 +1,4 @@
-"""Operations: whatever users wait for and may stop. Their states, and the moves between them."""
+"""Operations: whatever users wait for and may cancel. Their states, and the moves between them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -16,11 +16,12 @@ WORKER = "worker"
 """The actor of what workers do on their own."""
 
 Cancelling = Callable[[sa.Connection, str, str], None]
-"""What else a kind does, in the same transaction, when an operation (its id) is cancelled by an actor."""
+"""Adds what a kind does besides, in the same transaction, when an actor cancels an operation (its id)."""
 
 
 class Operations:
-    """All kinds look alike here; what a kind keeps beside its operations is its own file's business."""
+    """Reads, adds and cancels operations. All kinds look alike here; what a kind keeps beside them is in its own
+    file."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -31,7 +32,7 @@ class Operations:
             return {**get_operation(connection, operation_id), "progress": _progress(connection, operation_id)}
 
     def find(self, reference: str, kind: str | None = None) -> Record:
-        """Returns the operation, of this kind if one is given, with this id, or whose id begins so, or the `last`."""
+        """Returns the operation with this id, or whose id begins so, or the `last`; of this kind, if one is given."""
         operation, what = schema.operation, kind or "operation"
         query = sa.select(operation).order_by(operation.c.created_at.desc())
         query = query if kind is None else query.where(operation.c.kind == kind)
@@ -54,7 +55,7 @@ class Operations:
         created_by: str | None = None,
         before: tuple[str, str] | None = None,
     ) -> list[Record]:
-        """Returns operations, newest first; those before (created_at, id), of these kinds, states and this actor."""
+        """Returns operations, newest first: those before (created_at, id), of these kinds, states and this actor."""
         return self.database.rows(page_of(sa.select(schema.operation), limit, kinds, states, created_by, before))
 
     def add(
@@ -67,7 +68,7 @@ class Operations:
         queue: str = DEFAULT,
         delay_s: float = 0.0,
     ) -> str:
-        """Adds an operation of one job, whose kind has the same name; its id."""
+        """Adds an operation of one job, whose kind has the same name; returns its id."""
         with self.database.writing() as connection:
             row = add_operation(connection, kind, actor, subject=subject, queue=queue)
             add_jobs(connection, row["id"], kind, arguments=arguments, delay_s=delay_s)
@@ -75,7 +76,7 @@ class Operations:
         return str(row["id"])
 
     def start(self, operation_id: str) -> None:
-        """Notes that work on it has begun; once it has, nothing."""
+        """Moves a planned operation to running; nothing when it runs already."""
         with self.database.writing() as connection:
             begin(connection, operation_id, WORKER)
 
@@ -84,22 +85,22 @@ class Operations:
         return self.database.rows(sa.select(job).where(job.c.operation_id == operation_id).order_by(job.c.id))
 
     def result(self, operation_id: str) -> Any:
-        """Returns what the operation's last finished job found; None as long as there is none."""
+        """Returns the result of the operation's last finished job; None as long as there is none."""
         job = schema.job
         done = sa.select(job.c.result).where(job.c.operation_id == operation_id, job.c.state == "done")
         with self.database.reading() as connection:
             return connection.execute(done.order_by(job.c.id.desc()).limit(1)).scalar()
 
     def counts(self) -> dict[tuple[str, str], int]:
-        """(kind, state) -> number of operations."""
+        """Returns (kind, state) -> number of operations."""
         c = schema.operation.c
         query = sa.select(c.kind, c.state, sa.func.count()).group_by(c.kind, c.state)
         with self.database.reading() as connection:
             return {(kind, state): n for kind, state, n in connection.execute(query)}
 
     def cancel(self, operation_id: str, actor: str, and_then: Cancelling | None = None) -> None:
-        """Stops an operation: its jobs are taken from whoever works on them. Without `and_then`, which brings it to its
-        end with jobs of its own, it is aborted now."""
+        """Cancels an operation, and takes its jobs from whoever works on them. `and_then` brings it to its end with
+        jobs of its own; without it the operation is aborted now."""
         with self.database.writing() as connection:
             move(connection, operation_id, "aborting", actor)
             cancel_jobs(connection, operation_id)
@@ -140,7 +141,7 @@ def page_of(
     created_by: str | None,
     before: tuple[str, str] | None,
 ) -> sa.Select[Any]:
-    """Narrows a query of operations, or of what is joined with them, to one page, newest first."""
+    """Narrows a query of operations, or of a join with them, to one page, newest first."""
     c = schema.operation.c
     query = query.order_by(c.created_at.desc(), c.id.desc()).limit(limit)
     if kinds:
@@ -171,7 +172,7 @@ def move(
     *,
     keep_error: bool = False,
 ) -> None:
-    """Moves an operation to a state, if the state that it is in allows that: the only writer of these states."""
+    """Moves an operation to a state, if the state that it is in allows that. The only writer of these states."""
     operation = schema.operation
     values: Record = {"state": state, "finished_at": now() if state in FINAL else None}
     if not keep_error:
@@ -188,7 +189,7 @@ def move(
 
 
 def begin(connection: sa.Connection, operation_id: str, actor: str) -> None:
-    """Notes that work on a planned operation has begun; once it has, nothing."""
+    """Moves a planned operation to running; nothing when it runs already."""
     if state_of(connection, schema.operation, operation_id) == "planned":
         move(connection, operation_id, "running", actor)
 

@@ -1,5 +1,6 @@
-"""Publications: what they are made of, which version is published, and what is being done with one. What is published
-is in the target; the numbers here follow it. Whatever is done with one is an operation of the kind `publication`."""
+"""Publications: what they are made of, which version is published, and the operation that is under way. The target says
+what is published; the numbers here follow it. Whatever is done with a publication is an operation of the kind
+`publication`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,13 +21,13 @@ DOING = {
     "roll_back": "rolled back",
     "delete_publication": "deleted",
 }
-"""What can be done with a publication; the names are those of the jobs that do it."""
+"""Action -> what it makes of a publication; the names are those of the jobs that do it."""
 DISCARD = "discard_publication"
 
 
 class Publications:
-    """One thing at a time is done with a publication. The request is written down with the job that carries it out;
-    only the newest attempt can end it."""
+    """Keeps publications. One operation at a time is under way for each. The request is written down with the job that
+    carries it out; only the newest attempt can end it."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -53,14 +54,14 @@ class Publications:
             return {**record, "versions": rows_of(connection, versions.order_by(c.version.desc()))}
 
     def all(self) -> list[Record]:
-        """Returns all publications by name, each with what is being `doing` done with it."""
+        """Returns all publications by name, each with the attempt that is under way as `doing`."""
         with self.database.reading() as connection:
             found = rows_of(connection, sa.select(schema.publication).order_by(schema.publication.c.name))
             return [_with_doing(connection, record) for record in found]
 
     def begin(self, name: str, action: str, request: Record, actor: str, base: int | None = None) -> str:
-        """Writes down what is to be done, and the job that does it; returns the operation's id. `base`: the version
-        that must be published now. Raises Conflict while something else is under way."""
+        """Writes down an action with its request and its job; returns the operation's id. `base`: the version that must
+        be published now. Raises Conflict while another action is under way."""
         publication, attempt = schema.publication, schema.publication_attempt
         with self.database.writing() as connection:
             record = _with_doing(connection, _one(connection, name))
@@ -82,8 +83,8 @@ class Publications:
             return str(row["id"])
 
     def attempt(self, operation_id: str) -> Record:
-        """Returns the publication for one more attempt at what is to be done with it, `doing`; earlier attempts can do
-        nothing more. Raises Conflict when that has ended."""
+        """Begins one more attempt at the action, and returns the publication with it as `doing`; earlier attempts can
+        change nothing any more. Raises Conflict when the action has ended."""
         publication = schema.publication
         with self.database.writing() as connection:
             query = sa.select(publication).where(publication.c.operation_id == operation_id)
@@ -96,7 +97,8 @@ class Publications:
             return _with_doing(connection, {**found[0], "fence": fence})
 
     def note_changes(self, record: Record, changes: Sequence[Record]) -> None:
-        """Keeps what an attempt has counted, just before it is published. Raises Conflict when it was overtaken."""
+        """Keeps the changes that an attempt has counted, just before it publishes them. Raises Conflict when it was
+        overtaken."""
         attempt = schema.publication_attempt
         with self.database.writing() as connection:
             _update(connection, record, fence=record["fence"])
@@ -127,7 +129,7 @@ def rolled_back(connection: sa.Connection, record: Record, version: int, previou
 
 
 def previewed(connection: sa.Connection, record: Record, changes: Sequence[Record]) -> None:
-    """Ends a preview; what it found is kept."""
+    """Ends a preview, and keeps its changes."""
     doing = record["doing"]
     found = {"base": record["version"], "at": doing["created_at"], "changes": list(changes)}
     _end(
@@ -136,7 +138,7 @@ def previewed(connection: sa.Connection, record: Record, changes: Sequence[Recor
 
 
 def deleted(connection: sa.Connection, record: Record) -> None:
-    """Ends an attempt at deleting it: its tables are gone."""
+    """Ends a deletion: the tables are gone."""
     _end(connection, record)
     version, publication = schema.publication_version, schema.publication
     connection.execute(sa.delete(version).where(version.c.publication_id == record["id"]))
@@ -147,7 +149,7 @@ def deleted(connection: sa.Connection, record: Record) -> None:
 
 
 def ended(connection: sa.Connection, operation_id: str, state: str, reason: str | None) -> None:
-    """Ends an attempt that changed nothing, whichever it was."""
+    """Ends an attempt, of any action, that changed nothing."""
     publication = schema.publication
     idle = {"operation_id": None, "error": reason}
     connection.execute(sa.update(publication).where(publication.c.operation_id == operation_id).values(idle))
@@ -156,8 +158,8 @@ def ended(connection: sa.Connection, operation_id: str, state: str, reason: str 
 
 
 def gave_up(connection: sa.Connection, operation_id: str, reason: str) -> None:
-    """Ends an attempt that failed. One that may have published all the same, when its target was away in the end, is
-    looked into by the job that discards: it waits until the target is back."""
+    """Ends an attempt that failed. One that may have published all the same, because its target was away in the end, is
+    left to the job that discards, which waits until the target is back."""
     attempt = schema.publication_attempt
     doing = rows_of(connection, sa.select(attempt).where(attempt.c.id == operation_id))[0]
     if doing["changes"] is None and doing["action"] != "roll_back":
@@ -168,12 +170,13 @@ def gave_up(connection: sa.Connection, operation_id: str, reason: str) -> None:
 
 
 def discard(connection: sa.Connection, operation_id: str, actor: str) -> None:
-    """Cancels what is done with a publication: a job removes what it has left in the target."""
+    """Cancels the attempt that is under way: a job removes what it has left in the target."""
     add_jobs(connection, operation_id, DISCARD, urgent=True)
 
 
 def _make_way(connection: sa.Connection, record: Record, request: Record) -> None:
-    """Only for deleting a publication whose target is gone for good: discarding would wait for it for ever."""
+    """Ends the attempt under way for a deletion with `forget`: discarding would wait for ever for a target that is
+    gone."""
     if not (request.get("forget") and record["doing"]["state"] == "aborting"):
         raise Conflict(f"{under_way(record)}: wait for it, or cancel the operation {record['operation_id']}", "busy")
     operations.cancel_jobs(connection, record["operation_id"])
@@ -192,7 +195,7 @@ def _one(connection: sa.Connection, name: str) -> Record:
 
 
 def _with_doing(connection: sa.Connection, record: Record) -> Record:
-    """Adds what is being done with a publication: action, version, request, changes, by whom, since when, its state."""
+    """Adds the attempt under way as `doing`: action, version, request, changes, by whom, since when, its state."""
     if record["operation_id"] is None:
         return {**record, "doing": None}
     attempt, operation = schema.publication_attempt, schema.operation
@@ -202,13 +205,13 @@ def _with_doing(connection: sa.Connection, record: Record) -> Record:
 
 
 def _end(connection: sa.Connection, record: Record, **values: Any) -> None:
-    """The only way back to idle after success."""
+    """Ends the attempt and makes the publication idle. The only way back to idle after success."""
     _update(connection, record, **{"operation_id": None, "error": None, **values})
     operations.move(connection, record["operation_id"], "done", WORKER)
 
 
 def _update(connection: sa.Connection, record: Record, **values: Any) -> None:
-    """By the newest attempt alone."""
+    """Updates a publication, if this attempt is the newest."""
     c = schema.publication.c
     newest = (c.id == record["id"], c.fence == record["fence"], c.operation_id == record["operation_id"])
     if connection.execute(sa.update(schema.publication).where(*newest).values(values)).rowcount == 0:
@@ -216,7 +219,7 @@ def _update(connection: sa.Connection, record: Record, **values: Any) -> None:
 
 
 def under_way(record: Record) -> str:
-    """What is done with a publication that is busy, by whom and since when."""
+    """Returns what is under way for a busy publication, by whom and since when, for messages."""
     doing = record["doing"]
     what, since = DOING[doing["action"]], doing["created_at"][:19]
     return f"{record['name']!r} is being {what} by {doing['created_by']} since {since}"

@@ -1,4 +1,4 @@
-"""Rows of the queue, as every noun that has jobs adds them, in the transaction that calls for them."""
+"""Adds rows to the queue, for every noun that has jobs, in that noun's own transaction."""
 
 from collections.abc import Iterable
 
@@ -21,7 +21,7 @@ def add_jobs(
     delay_s: float = 0.0,
     jobs: Iterable[Record] = ({},),
 ) -> None:
-    """Adds jobs that wait to be taken; `jobs` says what differs between them."""
+    """Adds jobs that wait to be claimed; `jobs` holds the values in which they differ."""
     row: Record = {"operation_id": operation_id, "subject": subject, "number": 0, "kind": kind, "lane": lane}
     row |= {"arguments": arguments or {}, "state": "waiting", "urgent": urgent, "sent": 0}
     row |= {"attempts": 0, "failures": 0, "losses": 0, "delay_s": delay_s, "due_at": 0.0}

@@ -18,7 +18,7 @@ LONGEST = 400
 
 @dataclass(frozen=True, order=True)
 class Lane:
-    """One lane of one queue, which keeps a kind of work from another's way."""
+    """One lane of one queue. Lanes keep kinds of work out of each other's way."""
 
     queue: str
     work: str
@@ -34,7 +34,7 @@ def check_queue(name: str) -> str:
 
 
 def parse_lanes(names: Iterable[str]) -> tuple[Lane, ...]:
-    """What is served by one that was told `NAME` (both kinds of work), `NAME.label` or `NAME.manage`."""
+    """Returns the lanes that these names mean: `NAME` (both lanes), `NAME.label` or `NAME.manage`."""
     found: set[Lane] = set()
     for name in names:
         queue, dot, work = name.partition(".")
@@ -47,7 +47,7 @@ def parse_lanes(names: Iterable[str]) -> tuple[Lane, ...]:
 
 
 def text_of(lanes: Iterable[Lane]) -> str:
-    """Short: a queue of which both kinds of work are served is its name alone; `parse_lanes` reads it back."""
+    """Returns lanes as text that `parse_lanes` reads back; a queue with both lanes is its name alone."""
     by_queue: dict[str, list[str]] = {}
     for lane in sorted(lanes):
         by_queue.setdefault(lane.queue, []).append(str(lane))
@@ -55,6 +55,6 @@ def text_of(lanes: Iterable[Lane]) -> str:
 
 
 def within(lanes: Sequence[Lane]) -> sa.ColumnElement[bool]:
-    """Says of a job joined with its operation whether it belongs to one of these lanes."""
+    """Selects jobs, joined with their operations, that belong to one of these lanes."""
     operation, job = schema.operation.c, schema.job.c
     return sa.or_(sa.false(), *((operation.queue == lane.queue) & (job.lane == lane.work) for lane in lanes))

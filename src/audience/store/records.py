@@ -1,5 +1,4 @@
-"""All records of one installation, put together: one attribute a noun. Every change leaves an audit row in its
-transaction."""
+"""All records of one installation, one attribute a noun. Every change leaves an audit row in its transaction."""
 
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from audience.store.workers import Workers
 
 
 def open_store(home: Path, url: str, blobs_url: str) -> "Store":
-    """The records at this URL; `home` is made when it is missing."""
+    """Opens the records at this URL; makes `home` when it is missing."""
     make_home(home)
     return Store(open_engine(url), Blobs(blobs_url))
 
@@ -50,6 +49,6 @@ class Store:
         self.sweeps = Sweeps(self.database, blobs)
 
     def audit(self, subjects: list[str] | None = None, after: int = 0) -> list[Record]:
-        """Who did what, oldest first; of these records only, and of the time since the audit row `after`."""
+        """Returns audit rows, oldest first: of these records only, and after the row `after`."""
         query = sa.select(schema.audit).where(schema.audit.c.id > after).order_by(schema.audit.c.id)
         return self.database.rows(query if subjects is None else query.where(schema.audit.c.subject.in_(subjects)))

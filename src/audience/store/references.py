@@ -1,4 +1,4 @@
-"""How a model is referred to: `name`, `name@3`, `name@champion`."""
+"""References to models: `name`, `name@3`, `name@champion`."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ NEWEST = "newest"
 
 @dataclass(frozen=True)
 class ModelReference:
-    """A model with a version, with an alias that leads to one, or with neither: the newest version."""
+    """A reference to a version, to an alias that leads to one, or, with neither, to the newest version."""
 
     name: str
     version: int | None = None
@@ -20,7 +20,7 @@ class ModelReference:
 
     @classmethod
     def parse(cls, text: str) -> "ModelReference":
-        """The only reader of references; `name@newest` is `name`."""
+        """Parses a reference, in this place only; `name@newest` is `name`."""
         name, separator, rest = text.partition("@")
         if not NAME.fullmatch(name) or (separator and not NAME.fullmatch(rest)):
             raise BadInput(f"{text!r} does not refer to a model: write name, name@3 or name@alias")

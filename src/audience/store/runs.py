@@ -1,5 +1,5 @@
-"""Runs and their tasks: what users ask of them, and the moves between their states. A run is an operation of the kind
-`run`; its state and times are the operation's."""
+"""Runs and their tasks, and the moves between their states. A run is an operation of the kind `run`; its state and
+times are the operation's."""
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ KIND = "run"
 
 
 class Runs:
-    """Runs and tasks. Whatever a user asks for is written down with the jobs that carry it out, in one transaction."""
+    """Keeps runs and tasks. A user's request is written down with the jobs that carry it out, in one transaction."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -35,7 +35,7 @@ class Runs:
         queue: str = DEFAULT,
         warnings: Sequence[str] = (),
     ) -> Record:
-        """Adds a run of these tasks, planned, and the jobs that begin it; returns its id, state and time, and the
+        """Adds a planned run of these tasks, and the jobs that begin it. Returns its id, state and time, and the
         `warnings`, so that the same request again is answered with them too."""
         with self.database.writing() as connection:
             if made := made_before(connection, key):
@@ -66,7 +66,7 @@ class Runs:
         return {**found[0], "waiting_for": waiting_for, "tasks": shown}
 
     def counted(self, task_ids: Iterable[str]) -> dict[str, list[Record]]:
-        """task -> the numbers of each of its finished partitions."""
+        """Returns task -> the numbers of each of its finished partitions."""
         job = schema.job
         query = sa.select(job.c.subject, job.c.result).where(job.c.subject.in_(list(task_ids)), job.c.state == "done")
         found: dict[str, list[Record]] = {}
@@ -89,7 +89,7 @@ class Runs:
         return self.database.rows(page_of(_runs(), limit, (KIND,), states, created_by, before))
 
     def rows_read(self) -> int:
-        """Returns the rows read by all runs that there are."""
+        """Returns the rows read by all runs that are not deleted."""
         job = schema.job
         read = sa.select(total(job.c.progress)).where(job.c.kind == "partition")
         with self.database.reading() as connection:
@@ -98,7 +98,7 @@ class Runs:
     # what users ask for
 
     def resume(self, run_id: str, actor: str) -> None:
-        """Goes on with the tasks that failed or were aborted, from what their targets hold."""
+        """Resumes the tasks that failed or were aborted, from what their targets hold."""
         with self.database.writing() as connection:
             present = _state_of_run(connection, run_id)
             if present not in ("failed", "aborted"):
@@ -112,7 +112,7 @@ class Runs:
                 add_jobs(connection, run_id, "plan", subject=task["id"], arguments={"fence": task["fence"] + 1})
 
     def produce(self, run_id: str, actor: str, *, partial: bool) -> None:
-        """Production once more; of what is finished of a run that failed or was aborted, if `partial`."""
+        """Makes production once more; with `partial`, of what is finished of a run that failed or was aborted."""
         with self.database.writing() as connection:
             present = _state_of_run(connection, run_id)
             if present not in ({"done", "failed", "aborted"} if partial else {"done"}):
@@ -127,7 +127,7 @@ class Runs:
                 add_jobs(connection, run_id, "produce", subject=task["id"], arguments=arguments)
 
     def delete(self, run_id: str, actor: str) -> None:
-        """Bars every writer and begins to remove what there is; asked for again, what waits is tried at once."""
+        """Raises the fences and begins to remove what there is; given again, it retries at once what waits."""
         with self.database.writing() as connection:
             if _state_of_run(connection, run_id) == "deleting":
                 waiting = (schema.job.c.operation_id == run_id, schema.job.c.state == "waiting")
@@ -152,7 +152,8 @@ class Runs:
 
 
 def abort_tasks(connection: sa.Connection, run_id: str, actor: str) -> None:
-    """Cancels what a run consists of: nobody may write for it any more, and what is finished is added up by a job."""
+    """Raises the fences of a run's tasks, so that nobody writes for it any more, and adds a job that adds up what is
+    finished."""
     for task in rows_of(connection, _tasks_of(run_id).where(schema.task.c.state.in_(GOING_ON))):
         _raise_fence(connection, task["id"])
         move_task(connection, task["id"], "aborting", actor)
@@ -163,7 +164,7 @@ NO_PROGRESS: Record = {"partitions": 0, "partitions_done": 0, "read": 0, "workin
 
 
 def _runs() -> sa.Select[Any]:
-    """Selects runs with what their operations know."""
+    """Selects runs joined with their operations."""
     c = schema.operation.c
     known = (c.id, c.state, c.error, c.started_at, c.finished_at, c.priority, c.queue, c.created_by, c.created_at)
     return sa.select(*known, schema.run.c.spec).join(schema.run, schema.run.c.id == c.id)
@@ -188,7 +189,7 @@ def _no_production(run_id: str, present: str) -> str:
 
 
 def _progress(connection: sa.Connection, run_id: str) -> dict[str | None, Record]:
-    """task (null: the run itself) -> how far it is: partitions, rows read, jobs under way, and why one waits."""
+    """Returns task (null: the run itself) -> its progress: partitions, rows read, jobs under way, and why one waits."""
     job = schema.job
     parts = total(sa.case((job.c.kind == "partition", 1), else_=0))
     done = total(sa.case(((job.c.kind == "partition") & (job.c.state == "done"), 1), else_=0))
@@ -212,7 +213,7 @@ def move_task(
     *,
     keep_error: bool = False,
 ) -> None:
-    """Moves a task to a state, if the state that it is in allows that: the only writer of these states."""
+    """Moves a task to a state, if the state that it is in allows that. The only writer of these states."""
     task = schema.task
     values: Record = {"state": state} if keep_error else {"state": state, "error": error}
     if state == "running":

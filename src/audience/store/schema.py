@@ -122,9 +122,9 @@ task = sa.Table(
     sa.Column("peak_by", Exact(40), nullable=True),
     *_created(),
 )
-"""`fence` counts starts, aborts and resumes: the target refuses writers with an older one. `may_have_rows`: the
-target may hold something of it. `started_at`: when its clock was started that now runs; `worked_s`: what it showed when
-it was stopped. `by_author`: whether its source has authors. `peak_mb`: the largest resident size of a process while it
+"""`fence` counts starts, aborts and resumes: the target refuses writers with an older one. `may_have_rows`: the target
+may hold rows of the task. `started_at`: when the clock that now runs was started; `worked_s`: what it showed when it
+was stopped. `by_author`: whether its source has authors. `peak_mb`: the largest resident size of a process while it
 planned or labelled for the task, `peak_by` how that was measured."""
 
 partition = sa.Table(
@@ -166,11 +166,11 @@ job = sa.Table(
 )
 """A step of an operation, for a worker. `subject`: the record that it is about (a task), `number` its place among the
 jobs of one kind there. `lane` and the operation's queue say which workers take it. `attempts` counts how often it was
-taken, or left to others by a worker that was sent it, `failures` how often it was put back for a passing reason, which
-`error` tells, `losses` the workers that vanished with it. `due_at`: the time before which it is not taken, in seconds
-since 1970 as the database's own clock counts them; `delay_s`: how far ahead that was when it was set. `progress` of
-`total`: rows, or whatever its kind counts. `result`: what its kind found. `sent`: how often a message was sent that it
-waits, since it was last taken."""
+claimed, or left to others by a worker that got its message, `failures` how often it was put back after a passing error,
+which `error` tells, `losses` the workers that vanished with it. `due_at`: the time before which it is not claimed, in
+seconds since 1970 as the database's own clock counts them; `delay_s`: how far ahead that was when it was set.
+`progress` of `total`: rows, or whatever its kind counts. `result`: what its kind found. `sent`: how many messages were
+sent for it since it was last claimed."""
 
 worker = sa.Table(
     "worker",
@@ -183,8 +183,8 @@ worker = sa.Table(
     sa.Column("queues", Exact(400), nullable=False, server_default="default"),
     sa.Column("pool", STATE, nullable=False, server_default="local"),
 )
-"""Processes that take jobs, as long as they are thought alive. `beat` counts up while one is. `queues`: what it serves,
-as `queues.text_of` writes it. `pool`: how it works on several jobs at once; `local` looks for them itself."""
+"""Processes that take jobs, as long as they are thought alive. `beat` counts heartbeats. `queues`: the lanes that it
+serves, as `queues.text_of` writes them. `pool`: how it works on several jobs at once; `local` looks for them itself."""
 
 mapping = sa.Table(
     "mapping",
@@ -211,7 +211,7 @@ publication = sa.Table(
     sa.Column("error", Prose(), nullable=True),
     *_created(),
 )
-"""`operation_id`: what is being done with it; null: nothing. `fence` counts attempts at anything. `numbered`: the last
+"""`operation_id`: the action that is under way; null: none. `fence` counts attempts at anything. `numbered`: the last
 number that a version was given. `version` is published, `previous` was before; 0: none. `preview`: what the last
 preview found, until something else is published. `error`: why the last attempt failed."""
 

@@ -1,4 +1,4 @@
-"""Sources that were saved under names."""
+"""Sources that are saved under names."""
 
 import sqlalchemy as sa
 

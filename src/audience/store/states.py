@@ -1,7 +1,7 @@
-"""The states of operations, tasks and jobs, and the moves between them. Guarded UPDATEs in this package are their only
-writers.
+"""The states of operations, tasks and jobs, and the moves between them. Only guarded UPDATEs in this package write
+them.
 
-A run may be deleted in any state: its workers may be dead, and deleting bars late writers in the target."""
+A run may be deleted in any state: its workers may be dead, and deleting raises the fences against late writers."""
 
 MOVES: dict[str, frozenset[str]] = {
     "planned": frozenset({"running", "failed", "aborting", "deleting"}),
@@ -13,9 +13,8 @@ MOVES: dict[str, frozenset[str]] = {
     "aborted": frozenset({"running", "producing", "deleting"}),
     "deleting": frozenset({"deleting"}),
 }
-"""Of operations and of tasks. Runs and their tasks that `failed` or were `aborted` go on with `running` when they are
-resumed, and with `producing` when
-production of what is finished is asked for."""
+"""Moves of operations and of tasks. Runs and tasks that `failed` or were `aborted` move to `running` when they are
+resumed, and to `producing` when production of what is finished is requested."""
 
 FINAL = frozenset({"done", "failed", "aborted"})
 GOING_ON = frozenset(MOVES) - FINAL
@@ -32,12 +31,13 @@ OPEN_JOB = frozenset({"waiting", "taken"})
 
 
 def sources_of(state: str, moves: dict[str, frozenset[str]] = MOVES) -> list[str]:
-    """The states from which `state` may be reached."""
+    """Returns the states from which `state` may be reached."""
     return [before for before, after in moves.items() if state in after]
 
 
 def state_of_run(tasks: list[str]) -> str:
-    """The state of a run whose tasks are in these states. What a user stopped counts for more than what failed."""
+    """Returns the state of a run whose tasks are in these states. A task that a user stopped counts for more than one
+    that failed."""
     going_on = {state for state in tasks if state in GOING_ON}
     for state in ("deleting", "aborting"):
         if state in going_on:

@@ -1,4 +1,4 @@
-"""What nobody needs any more, and the operation that removes it, every day."""
+"""The daily operation that removes what nobody needs any more, and what it may remove."""
 
 import datetime as dt
 from typing import Any
@@ -15,7 +15,7 @@ from audience.store.states import FINAL
 KIND = "sweep"
 EVERY_S = 86_400.0
 KEPT = dt.timedelta(days=7)
-"""How long operations are kept that only brought something once."""
+"""For how long operations are kept whose result is of no lasting use."""
 PASSING = ("source_test", "export", KIND)
 
 
@@ -44,8 +44,8 @@ class Sweeps:
         return len(ids)
 
     def remove_blob(self, digest: str) -> bool:
-        """Removes a blob that no record names. Under the write lock: who is about to name it waits, and looks whether
-        it is still there."""
+        """Removes a blob that no record names. It holds the write lock: a writer that is about to name the blob waits,
+        and then looks whether it is still there."""
         with self.database.writing() as connection:
             if _is_named(connection, digest):
                 return False
@@ -66,7 +66,7 @@ def _is_planned(connection: sa.Connection) -> bool:
 
 
 def _is_named(connection: sa.Connection, digest: str) -> bool:
-    """Whether a model or the result of an export names it."""
+    """Returns whether a model or the result of an export names the blob."""
     model, job = schema.model.c, schema.job.c
     named: list[sa.Select[Any]] = [sa.select(model.name).where(sa.cast(model.artifacts, sa.Text).contains(digest))]
     named.append(sa.select(job.id).where(job.kind == "export", sa.cast(job.result, sa.Text).contains(digest)))

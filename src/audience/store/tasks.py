@@ -19,20 +19,20 @@ MOST_REPORTS = 5
 
 
 class Tasks:
-    """Tasks as their workers see them."""
+    """Reads tasks for workers, and keeps their plans."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
 
     def get(self, task_id: str) -> Record:
-        """The task, and under `run` its run."""
+        """Returns the task, and under `run` its run."""
         with self.database.reading() as connection:
             task = _task(connection, task_id)
             run = rows_of(connection, sa.select(schema.run).where(schema.run.c.id == task["run_id"]))[0]
         return {**task, "run": run}
 
     def start(self, task_id: str) -> None:
-        """A worker begins with it; once it has begun, nothing."""
+        """Moves a planned task to running; nothing when it runs already."""
         with self.database.writing() as connection:
             task = _task(connection, task_id)
             if task["state"] == "planned":
@@ -45,13 +45,13 @@ class Tasks:
         return self.database.rows(query)[0]
 
     def done(self, task_id: str) -> set[int]:
-        """The partitions that are labelled, as far as we know."""
+        """Returns the numbers of the partitions that are labelled, as our records have it; the target decides."""
         numbers = sa.select(schema.job.c.number).where(*_partitions(task_id, "done"))
         with self.database.reading() as connection:
             return set(connection.execute(numbers).scalars())
 
     def save_plan(self, task_id: str, partitions: Iterable[Mapping[str, Any]], set_aside: Mapping[str, int]) -> None:
-        """The plan of a task that has none. It is never made twice: what is written follows the first one."""
+        """Saves the plan of a task that has none. A plan never changes: what is written follows the first one."""
         rows = [{"task_id": task_id, **partition} for partition in partitions]
         planned = {"n_planned": sum(row["n_rows"] for row in rows), "set_aside": dict(set_aside)}
         with self.database.writing() as connection:
@@ -71,8 +71,7 @@ class Finished:
 
 
 def planned(connection: sa.Connection, task_id: str, finished: Sequence[Finished], *, by_author: bool) -> None:
-    """Partitions are to be labelled, but for those that are in the target already. From now on something of the task
-    may be there."""
+    """Adds a job for each partition that is not in the target yet. From now on the target may hold rows of the task."""
     task = _task(connection, task_id)
     values = {"by_author": by_author, "may_have_rows": True}
     connection.execute(sa.update(schema.task).where(schema.task.c.id == task_id).values(values))
@@ -96,12 +95,13 @@ def _done(part: Finished) -> Record:
 
 
 def partition_done(connection: sa.Connection, task_id: str) -> None:
-    """After the last partition the task is added up."""
+    """Adds the job that reports, after the last partition of the task."""
     _report_after_the_last(connection, _task(connection, task_id))
 
 
 def _report_after_the_last(connection: sa.Connection, task: Record) -> None:
-    """Of a task that failed too: what was under way then has ended."""
+    """Adds the job that reports when no step of the task is open. A task that failed is reported too, once what was
+    under way has ended."""
     job = schema.job.c
     steps = (job.subject == task["id"], job.kind.in_(("partition", "report")), job.state.in_(OPEN_JOB))
     left = connection.execute(sa.select(job.id).where(*steps).limit(1)).first()
@@ -115,8 +115,7 @@ def _report_next(connection: sa.Connection, task: Record) -> None:
 
 
 def lost(connection: sa.Connection, task_id: str, numbers: Collection[int]) -> None:
-    """Partitions that were labelled, and that the target has no more, are labelled again. Raises Conflict when that
-    happens again and again."""
+    """Labels partitions again that the target has lost. Raises Conflict when that happens again and again."""
     task, job = _task(connection, task_id), schema.job.c
     reports = sa.select(sa.func.count()).where(job.subject == task_id, job.kind == "report")
     if connection.execute(reports).scalar_one() > MOST_REPORTS:
@@ -128,7 +127,7 @@ def lost(connection: sa.Connection, task_id: str, numbers: Collection[int]) -> N
 
 
 def reported(connection: sa.Connection, task_id: str, report: Record, *, production: bool, delay_s: float) -> None:
-    """The numbers of a task; one that goes well is followed by production, if that is wanted."""
+    """Saves the report of a task. A task that is running goes on to production, if that is wanted."""
     task = _task(connection, task_id)
     save_report(connection, task_id, report)
     if task["state"] == "running":
@@ -140,14 +139,14 @@ def reported(connection: sa.Connection, task_id: str, report: Record, *, product
 
 
 def produced(connection: sa.Connection, task_id: str, report: Record, after: str | None) -> None:
-    """Production is made; the task is done, or in the state it was in before production was asked for again."""
+    """Ends production: the task is done, or in the state that it had before production was requested again."""
     save_report(connection, task_id, report)
     move_task(connection, task_id, after or "done", WORKER, keep_error=after != "done")
     sync_run_state(connection, _task(connection, task_id)["run_id"], WORKER)
 
 
 def aborted(connection: sa.Connection, run_id: str, reports: Mapping[str, Record]) -> None:
-    """Every task that was being stopped is; `reports` of those that have numbers."""
+    """Ends the abort of every task that is being aborted; `reports` of those that have numbers."""
     c = schema.task.c
     stopping = connection.execute(sa.select(c.id).where(c.run_id == run_id, c.state == "aborting")).scalars().all()
     for task_id in stopping:
@@ -158,8 +157,8 @@ def aborted(connection: sa.Connection, run_id: str, reports: Mapping[str, Record
 
 
 def failed(connection: sa.Connection, job: Record, reason: str) -> None:
-    """A task cannot go on. What is under way ends by itself, what is finished is kept and added up, unless just that
-    failed. When production that was asked for again fails, the task is as it was before: its tables are."""
+    """Fails a task. What is under way ends by itself, what is finished is kept and reported, unless the report is what
+    failed. When production that was requested again fails, the task is as it was before, because its tables are."""
     task = _task(connection, job["subject"])
     if task["state"] in ("planned", "running", "producing"):
         _fail(connection, task, reason, job["arguments"].get("after") or "failed")
@@ -168,7 +167,7 @@ def failed(connection: sa.Connection, job: Record, reason: str) -> None:
 
 
 def too_many_model_errors(connection: sa.Connection, task_id: str, limit: int) -> None:
-    """Fails a task of whose rows the models could not digest more than the limit."""
+    """Fails a task when its models have failed on more rows than the limit."""
     c = schema.job.c
     query = sa.select(c.result).where(c.subject == task_id, c.kind == "partition", c.state == "done")
     n = sum(counts["model_errors"] for counts in connection.execute(query).scalars())
@@ -191,7 +190,7 @@ def save_report(connection: sa.Connection, task_id: str, report: Record) -> None
 
 
 def note_peak(connection: sa.Connection, task_id: str, mb: float | None, how: str) -> None:
-    """Keeps the largest."""
+    """Keeps the largest peak of memory of the task."""
     task = _task(connection, task_id)
     if mb is not None and mb > (task["peak_mb"] or 0.0):
         connection.execute(sa.update(schema.task).where(schema.task.c.id == task_id).values(peak_mb=mb, peak_by=how))

@@ -1,4 +1,4 @@
-"""Types of columns that mean the same in every database. The revisions use them too: what they make may not change."""
+"""Types of columns that mean the same in every database. The revisions use them too, so they may not change."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ CHARSET = "utf8mb4"
 
 
 def _storable(value: str | None, dialect: sa.Dialect) -> str | None:
-    """PostgreSQL has no NUL in texts."""
+    """Replaces NUL characters for PostgreSQL, whose texts cannot hold them."""
     return value.replace("\0", "\ufffd") if value is not None and dialect.name == "postgresql" else value
 
 
@@ -52,7 +52,7 @@ class Prose(TypeDecorator[str]):
 
 
 class LongJson(TypeDecorator[Any]):
-    """JSON as a text: MySQL's own type would bring the keys into an order of its own."""
+    """JSON as a text: MySQL's own type would reorder the keys."""
 
     impl = mysql.LONGTEXT
     cache_ok = True
@@ -72,6 +72,6 @@ def _long_text() -> mysql.LONGTEXT:
 
 
 DOCUMENT = sa.JSON().with_variant(LongJson(), *MYSQL)
-"""Null is JSON's null."""
+"""JSON; None is JSON's null."""
 REAL = sa.Float().with_variant(mysql.DOUBLE(asdecimal=False), *MYSQL)
 SERIAL = sa.BigInteger().with_variant(sa.Integer(), "sqlite")

@@ -1,4 +1,4 @@
-"""The processes that take jobs, as long as they are thought alive."""
+"""Worker processes, as long as they are thought alive."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,8 @@ LOCAL = "local"
 
 
 class Workers:
-    """Workers count their beats; whether one is lost is judged by others, from beats that do not change."""
+    """Registers workers and counts their heartbeats. Others judge whether a worker is lost, from a heartbeat that does
+    not change."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -27,8 +28,8 @@ class Workers:
         return str(row["id"])
 
     def beat(self, worker: str, progress: Mapping[int, tuple[int, int | None]]) -> set[int] | None:
-        """Counts one heartbeat, writes down how far each job is (done, total), and returns the jobs that are still this
-        worker's. None when others gave it up for lost meanwhile."""
+        """Counts one heartbeat, writes down the progress (done, total) of each job, and returns the jobs that are still
+        this worker's. Returns None when others gave the worker up meanwhile."""
         job = schema.job
         mine = (job.c.worker == worker, job.c.state == "taken")
         counted = sa.update(schema.worker).where(schema.worker.c.id == worker).values(beat=schema.worker.c.beat + 1)
@@ -41,13 +42,13 @@ class Workers:
             return set(connection.execute(sa.select(job.c.id).where(*mine)).scalars())
 
     def beats(self) -> dict[str, int]:
-        """worker -> its beat, of those that are thought alive."""
+        """Returns worker -> its heartbeat, of those that are thought alive."""
         with self.database.reading() as connection:
             found = connection.execute(sa.select(schema.worker.c.id, schema.worker.c.beat))
             return dict(found.all())
 
     def remove(self, worker: str, *, lost: bool) -> int:
-        """Ends a worker, by its own will or because it is lost, and gives its jobs to others; how many. Twice: the
+        """Removes a worker, which stops or is `lost`, and gives its jobs to others; returns how many. Twice: the
         same."""
         job = schema.job
         again = {"state": "waiting", "worker": None, "progress": 0}
@@ -57,7 +58,7 @@ class Workers:
             return connection.execute(mine.values(**again, losses=job.c.losses + int(lost))).rowcount
 
     def named(self, name: str) -> list[str]:
-        """The ids of the workers of this name, and of its children."""
+        """Returns the ids of the workers of this name, and of its pool children."""
         with self.database.reading() as connection:
             return [worker for (worker,) in connection.execute(_named(name))]
 
@@ -69,7 +70,7 @@ class Workers:
             connection.execute(theirs.values(state="waiting", worker=None, progress=0))
 
     def work(self) -> dict[str, list[Record]]:
-        """worker -> the jobs that it has taken: kind, operation, subject, number and progress."""
+        """Returns worker -> the jobs that it has claimed: kind, operation, subject, number and progress."""
         job = schema.job
         columns = (job.c.worker, job.c.kind, job.c.operation_id, job.c.subject, job.c.number, job.c.progress)
         found: dict[str, list[Record]] = {}
@@ -78,7 +79,7 @@ class Workers:
         return found
 
     def all(self) -> list[Record]:
-        """With the number of jobs that each works on."""
+        """Returns all workers, each with the number of jobs that it works on."""
         job, worker = schema.job, schema.worker
         taken = sa.select(sa.func.count()).where(job.c.worker == worker.c.id, job.c.state == "taken").scalar_subquery()
         return self.database.rows(sa.select(worker, taken.label("jobs")).order_by(worker.c.started_at))

@@ -45,7 +45,7 @@ Item = Span | Category
 def members(
     items: tuple[Item, ...], *, negated: bool = False, ignore_case: bool = False, ascii_only: bool = False
 ) -> Ranges:
-    """The code points that `re` matches with a class of these items."""
+    """Returns the code points that `re` matches with a class of these items."""
     plain = items[0]
     if not negated and len(items) == 1 and _is_plain(plain, ignore_case):
         return ((plain.first, plain.last),)
@@ -70,7 +70,7 @@ def _is_plain(item: Item, ignore_case: bool) -> TypeGuard[Span]:
 
 @cache
 def word(ascii_only: bool) -> Ranges:
-    """What `\\b` and `\\w` take for a word character."""
+    """Returns what `\\b` and `\\w` take for a word character."""
     return members((Category("w"),), ascii_only=ascii_only)
 
 
@@ -94,13 +94,14 @@ def ranges_of(mask: Mask) -> Ranges:
 
 @cache
 def lower_table(ascii_only: bool) -> dict[int, int]:
-    """Upper-case code point to the lower-case one that `re` compares in its place; one to one, so offsets stay."""
+    """Returns upper-case code point -> the lower-case one that `re` compares in its place; one to one, so offsets
+    stay."""
     letters = map(chr, range(128)) if ascii_only else cased()
     return {ord(letter): ord(letter.lower()[0]) for letter in letters if letter.lower() != letter}
 
 
 def is_closed(ranges: Ranges, *, ascii_only: bool) -> bool:
-    """Whether lowering a text (`lower_table`) changes nothing for this class."""
+    """Returns whether lowering a text (`lower_table`) changes nothing for this class."""
     table = lower_table(ascii_only)
     mask = mask_of(ranges)
     return bool((mask[list(table.keys())] == mask[list(table.values())]).all())
@@ -108,7 +109,7 @@ def is_closed(ranges: Ranges, *, ascii_only: bool) -> bool:
 
 @cache
 def cased() -> str:
-    """Every code point that some change of case alters: `re.IGNORECASE` can matter for these only."""
+    """Returns every code point that some change of case alters: `re.IGNORECASE` can matter for these only."""
     blocks = (_block(start) for start in range(0, COUNT, 256))
     return "".join(letter for block in blocks if _alters(block) for letter in block if _alters(letter))
 

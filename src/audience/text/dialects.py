@@ -84,7 +84,7 @@ class Fast:
         return (None, tree) if lead is None else (lead, rest)
 
     def _before(self, node: At | Look, rest: Node) -> str | None:
-        """What to consume before `rest` to make the assertion `node` sure."""
+        """Returns what to consume before `rest` to make the assertion `node` sure."""
         if isinstance(node, At):
             return _neighbour(node, ends(rest, True, node.ascii_only), r"\A|")
         if node.ahead:
@@ -94,7 +94,7 @@ class Fast:
         return rf"\A|{fast_class(_other(node.body.ranges))}" if isinstance(node.body, Chars) else None
 
     def _after(self, node: At | Look, before: Node) -> str | None:
-        """What to consume after `before`, at the end of the pattern, to make the assertion `node` sure."""
+        """Returns what to consume after `before`, at the end of the pattern, to make the assertion `node` sure."""
         if isinstance(node, At):
             if node.kind == "last_line_end":
                 return r"\n?\z"
@@ -112,7 +112,7 @@ class Fast:
         return text
 
     def _emit(self, node: Node, tail: bool) -> str:
-        """`tail`: nothing follows the node in the pattern."""
+        """Returns the node as text. `tail`: nothing follows the node in the pattern."""
         match node:
             case Chars(ranges):
                 return fast_class(ranges)
@@ -172,7 +172,7 @@ class Fast:
 
 
 def ends(node: Node, first: bool, ascii_only: bool) -> frozenset[str]:
-    """What the first (or last) code point of a match can be: some of "word", "other" and "empty" (none)."""
+    """Returns what the first (or last) code point of a match can be: some of "word", "other" and "empty" (none)."""
     match node:
         case Chars(ranges):
             return _kinds(ranges, ascii_only)
@@ -203,7 +203,7 @@ def _kinds(ranges: Ranges, ascii_only: bool) -> frozenset[str]:
 
 
 def _neighbour(node: At, kinds: frozenset[str], limit: str) -> str | None:
-    """The code point (or, with `limit` first, the text's end) across a word edge from one of `kinds`."""
+    """Returns the code point (or, with `limit` first, the text's end) across a word edge from one of `kinds`."""
     if node.kind not in ("edge", "inside") or kinds not in ({"word"}, {"other"}):
         return None
     to_word = ("word" in kinds) == (node.kind == "inside")
@@ -269,7 +269,7 @@ def _letter(point: int, escape: str) -> str:
 
 
 def slow_form(node: Node) -> str:
-    """The same meaning in the syntax of the `regex` package (version 0 behaviour, no flags)."""
+    """Returns the same meaning in the syntax of the `regex` package (version 0 behaviour, no flags)."""
     match node:
         case Chars(ranges):
             return slow_class(ranges)

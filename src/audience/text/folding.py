@@ -1,5 +1,5 @@
-"""Folding: what is made equal before text is compared. Every fold keeps the number of code points, so that a position
-in folded text is the same position in the original."""
+"""Folding makes texts equal that a comparison should not tell apart. Every fold keeps the number of code points, so
+that a position in folded text is the same position in the original."""
 
 from collections.abc import Sequence
 from functools import cache, cached_property
@@ -16,7 +16,8 @@ MOST_SPELLINGS = 16
 
 
 def fold(texts: pl.Series, *, lower: bool, width: bool) -> pl.Series:
-    """Lower-cased one code point at a time (Unicode's simple mapping); full-width ASCII as ASCII; null stays null."""
+    """Lowers one code point at a time (Unicode's simple mapping), and turns full-width ASCII into ASCII; null stays
+    null."""
     if width:
         texts = texts.str.replace_many(WIDE, NARROW)
     if not lower:
@@ -28,12 +29,12 @@ def fold(texts: pl.Series, *, lower: bool, width: bool) -> pl.Series:
 
 
 def fold_all(texts: Sequence[str], *, lower: bool, width: bool) -> list[str]:
-    """The same for a list."""
+    """Folds a list of texts."""
     return fold(pl.Series(texts, dtype=pl.String), lower=lower, width=width).to_list()
 
 
 class Lowered:
-    """A column that is looked at in lower case, and lowered only where it is looked at: most texts never are."""
+    """A column in lower case, which lowers only the rows that are looked at: most never are."""
 
     def __init__(self, raw: pl.Series, *, lowers: bool) -> None:
         self.raw = raw
@@ -56,7 +57,7 @@ class Lowered:
 
 @cache
 def lower_table() -> NDArray[np.uint32]:
-    """code point -> the code point that `fold` makes of it; surrogates stay."""
+    """Returns code point -> the code point that `fold` makes of it; surrogates stay."""
     table = np.arange(0x110000, dtype=np.uint32)
     for part in (slice(0, 0xD800), slice(0xE000, 0x110000)):
         every_letter = table[part].tobytes().decode("utf-32-le")
@@ -67,7 +68,7 @@ def lower_table() -> NDArray[np.uint32]:
 
 @cache
 def _rare_capitals() -> dict[str, tuple[str, ...]]:
-    """letter -> what is lowered to it, beside itself and ASCII letters."""
+    """Returns letter -> what is lowered to it, beside itself and ASCII letters."""
     table = lower_table()
     capitals = np.flatnonzero(table != np.arange(len(table)))
     found: dict[str, tuple[str, ...]] = {}
@@ -78,7 +79,7 @@ def _rare_capitals() -> dict[str, tuple[str, ...]]:
 
 
 def spellings(lowered: str) -> list[str] | None:
-    """What is lowered to this text, but for the case of ASCII letters; None: too many."""
+    """Returns what is lowered to this text, but for the case of ASCII letters; None: too many."""
     choices = [(c, *_rare_capitals().get(c, ())) for c in lowered]
     if np.prod([len(c) for c in choices]) > MOST_SPELLINGS:
         return None

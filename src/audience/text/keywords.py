@@ -28,7 +28,7 @@ class KeywordMatcher:
         self._spellings = None if None in spelled else [s for variants in spelled for s in variants or ()]
 
     def _candidates(self, texts: Lowered) -> pl.Series:
-        """The rows that hold any keyword."""
+        """Returns the rows that hold any keyword."""
         if texts.lowers and self._spellings is not None:
             held = texts.raw.str.contains_any(self._spellings, ascii_case_insensitive=True)
         else:
@@ -36,7 +36,7 @@ class KeywordMatcher:
         return held.fill_null(False).arg_true()
 
     def find(self, texts: Lowered) -> pl.DataFrame:
-        """Hits by row, keyword and position; offsets in code points. Of one keyword in one text the first
+        """Returns hits by row, keyword and position; offsets in code points. Of one keyword in one text the first
         `OCCURRENCES_KEPT` and the last are kept: a text of megabytes may hold millions."""
         frames = [pl.DataFrame(schema=HITS)]
         if self.keywords and len(texts):
@@ -45,7 +45,7 @@ class KeywordMatcher:
         return pl.concat(frames).sort("row", "keyword", "start")
 
     def rows_with(self, texts: Lowered) -> pl.DataFrame:
-        """Which rows hold which keywords: distinct row and keyword, in no order."""
+        """Returns which rows hold which keywords: distinct row and keyword, in no order."""
         frames = [pl.DataFrame(schema=["row", "keyword"], orient="row").cast(pl.UInt32)]
         if self.keywords and len(texts):
             frames += [self._rows_with(texts, part) for part in _slices(texts, self._candidates(texts))]
@@ -67,7 +67,7 @@ class KeywordMatcher:
         return hits.with_columns(row=rows.cast(pl.UInt32).gather(hits["row"]))
 
     def _windows(self, text: str) -> Iterator[pl.DataFrame]:
-        """One long text in overlapping windows; a hit belongs to the window it begins in."""
+        """Searches one long text in overlapping windows; a hit belongs to the window it begins in."""
         for offset in range(0, len(text), WINDOW_CHARACTERS):
             window = text[offset : offset + WINDOW_CHARACTERS + self._longest - 1]
             hits = self._occurrences(pl.Series([window])).filter(pl.col("start") < WINDOW_CHARACTERS)
@@ -91,7 +91,7 @@ class KeywordMatcher:
 
     @staticmethod
     def _first_and_last(hits: pl.DataFrame) -> pl.DataFrame:
-        """Of each keyword in each row the first occurrences and the last."""
+        """Keeps, of each keyword in each row, the first occurrences and the last."""
         if len(hits) <= OCCURRENCES_KEPT or np.bincount(hits["row"].to_numpy()).max() <= OCCURRENCES_KEPT:
             return hits
         hits = hits.sort("row", "keyword", "start")
@@ -101,14 +101,14 @@ class KeywordMatcher:
 
 
 def place_in_run(keys: np.ndarray) -> np.ndarray:
-    """0, 1, 2 ... within each run of equal neighbours."""
+    """Returns 0, 1, 2 ... within each run of equal neighbours."""
     places = np.arange(len(keys))
     begins = np.append(True, keys[1:] != keys[:-1])[: len(keys)]
     return places - np.maximum.accumulate(np.where(begins, places, 0))
 
 
 def _slices(texts: Lowered, rows: pl.Series) -> Iterator[pl.Series]:
-    """The rows in runs of about `SLICE_BYTES` of text; a longer text is a run of its own."""
+    """Yields the rows in runs of about `SLICE_BYTES` of text; a longer text is a run of its own."""
     sizes = texts.raw.gather(rows).str.len_bytes().cast(pl.Int64).to_numpy()
     numbers = np.cumsum(sizes) // SLICE_BYTES
     numbers = numbers + np.cumsum(sizes > SLICE_BYTES // 4)  # a long text ends the run before it

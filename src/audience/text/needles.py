@@ -1,5 +1,5 @@
-"""What can be told from a pattern before it is matched: strings that a match must contain, and whether backtracking
-over it stays short. Both make matching cheap: one pass finds the strings of all patterns, few texts remain."""
+"""What a pattern tells before it is matched: strings that a match must contain, and whether backtracking over it stays
+short. Both make matching cheap: one pass finds the strings of all patterns, and few texts remain."""
 
 from collections.abc import Iterable
 from itertools import product
@@ -19,7 +19,7 @@ MOST_PATHS = 100
 
 
 def needles(tree: Node) -> tuple[str, ...]:
-    """Strings of which every match contains at least one; empty when there is no small set of telling ones."""
+    """Returns strings of which every match contains at least one; empty when there is no small set of telling ones."""
     best = _needles(tree)
     return tuple(sorted(best)) if best and _rarity(best)[0] >= SHORTEST_BYTES else ()
 
@@ -42,7 +42,7 @@ def _needles(node: Node) -> Strings | None:
 
 
 def _of_sequence(items: tuple[Node, ...]) -> Iterable[Strings]:
-    """The needles of each item, and of each run of neighbours that can be spelled out together."""
+    """Yields the needles of each item, and of each run of neighbours that can be spelled out together."""
     run: Strings = frozenset({""})
     for item in items:
         spelled = _spelled(item)
@@ -60,7 +60,7 @@ def _of_sequence(items: tuple[Node, ...]) -> Iterable[Strings]:
 
 
 def _spelled(node: Node) -> Strings | None:
-    """All strings that the node can consume, if they are few."""
+    """Returns all strings that the node can consume, if they are few."""
     match node:
         case Chars(ranges):
             if sum(last - first + 1 for first, last in ranges) > FEW_LETTERS:
@@ -90,18 +90,18 @@ def _joined(first: Strings, second: Strings) -> Strings:
 
 
 def _rarity(strings: Strings) -> tuple[int, int]:
-    """More is rarer: the bytes of the shortest, then how few there are."""
+    """Returns a key that is larger for rarer strings: the bytes of the shortest, then how few there are."""
     return min((len(s.encode()) for s in strings), default=0), -len(strings)
 
 
 def repeats_endlessly(tree: Node) -> bool:
-    """Whether something in it may repeat without a bound."""
+    """Returns whether something in it may repeat without a bound."""
     return (isinstance(tree, Repeat) and tree.most is None) or any(map(repeats_endlessly, children(tree)))
 
 
 def backtracks_little(tree: Node) -> bool:
-    """Whether a backtracking engine tries few ways at each place: at most `MOST_PATHS`, times the length of the text
-    where one repeat has no bound."""
+    """Returns whether a backtracking engine tries few ways at each place: at most `MOST_PATHS`, times the length of the
+    text where one repeat has no bound."""
     return _paths(tree) <= MOST_PATHS and _endless(tree) <= 1
 
 
@@ -110,7 +110,8 @@ def _endless(node: Node) -> int:
 
 
 def _paths(node: Node) -> int:
-    """Ways through the node, an endless repeat of single characters taken as one; above the limit any large number."""
+    """Counts the ways through the node, an endless repeat of single characters as one; above the limit any large
+    number."""
     match node:
         case Seq(items):
             paths = 1

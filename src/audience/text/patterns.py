@@ -80,7 +80,8 @@ class Pattern:
 
 @lru_cache(maxsize=4096)
 def compile_pattern(source: str, *, ignore_case: bool = False) -> Pattern:
-    """Raises BadInput if `re` refuses the pattern, it is beyond the limits, or no engine can do what `re` does."""
+    """Compiles a pattern for both engines. Raises BadInput if `re` refuses it, it is beyond the limits, or no engine
+    can do what `re` does."""
     tree = _read(source, ignore_case)
     _check_references(source, tree)
     fold = _fold(source, tree)
@@ -106,14 +107,15 @@ def compile_pattern(source: str, *, ignore_case: bool = False) -> Pattern:
 
 
 def _quick_in_re(tree: Node) -> int:
-    """An endless repeat may be tried from every place of a text, which takes the square of its length."""
+    """Returns up to how many characters `re` is quick: an endless repeat may be tried from every place of a text, which
+    takes the square of its length."""
     if not backtracks_little(tree):
         return 0
     return QUICK_CHARACTERS if repeats_endlessly(tree) else sys.maxsize
 
 
 def upper_case_literals(source: str, *, ignore_case: bool = False) -> bool:
-    """Whether every match needs an upper-case letter, so that nothing in a lower-cased text can match."""
+    """Returns whether every match needs an upper-case letter, so that nothing in a lower-cased text can match."""
     return _needs_upper(_read(source, ignore_case))
 
 
@@ -189,7 +191,7 @@ def _fold(source: str, tree: Node) -> str:
 
 
 def _fast_form(tree: Node) -> tuple[Fast, str | None]:
-    """The first form that polars takes and that does not simply accept every text."""
+    """Returns the first form that polars takes and that does not simply accept every text."""
     for counts in (True, False):
         fast = Fast(tree, counts=counts)
         accepts_empty = _accepts_empty(fast.text)
@@ -206,13 +208,14 @@ def _loose_form(tree: Node, fast: str | None) -> str | None:
 
 @lru_cache(maxsize=4096)
 def unlowered_form(pattern: Pattern) -> str | None:
-    """For polars: what `loose` says of a lowered text, said of the text before it is lowered. None: not useful."""
+    """Returns, for polars, what `loose` accepts of a lowered text as a form for the text before it is lowered. None:
+    not useful."""
     form = Fast(_unlowered(_read(pattern.source, pattern.ignore_case)), edges=False).text
     return form if _accepts_empty(form) is False else None
 
 
 def _unlowered(node: Node) -> Node:
-    """The same tree over the letters that are lowered to those of its sets."""
+    """Returns the same tree over the letters that are lowered to those of its sets."""
     match node:
         case Chars(ranges):
             return Chars(_lowered_into(ranges))
@@ -233,7 +236,7 @@ def _lowered_into(ranges: Ranges) -> Ranges:
 
 
 def _accepts_empty(form: str) -> bool | None:
-    """Whether polars finds `form` in an empty text; None: it cannot compile it."""
+    """Returns whether polars finds `form` in an empty text; None: it cannot compile it."""
     try:
         return bool(pl.Series([""]).str.contains(form, strict=True)[0])
     except pl.exceptions.ComputeError:

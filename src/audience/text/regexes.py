@@ -1,4 +1,4 @@
-"""Match many patterns over a column of texts: first all together, then one by one where something matched."""
+"""Matches many patterns over a column of texts: first all together, then one by one where something matched."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -50,11 +50,10 @@ class RegexMatcher:
         ]
 
     def find(self, texts: pl.Series | Lowered) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """Hits (row, pattern, start, end) and errors (row, reason), sorted.
+        """Returns hits (row, pattern, start, end) and errors (row, reason), sorted.
 
-        `row` is the position in `texts`, `pattern` that in `patterns`, `start` and `end` count code points. An
-        error is a row on which a pattern took too long: it has no hits then. Null texts have neither.
-        """
+        `row` is the position in `texts`, `pattern` that in `patterns`, `start` and `end` count code points. An error is
+        a row on which a pattern took too long: it has no hits then. Null texts have neither."""
         texts = texts if isinstance(texts, Lowered) else Lowered(texts, lowers=False)
         search = _Search(self.patterns, self.timeout_s, texts)
         for index, candidates in self._rows_with_needles(search):
@@ -68,7 +67,7 @@ class RegexMatcher:
         return search.hits(), search.errors()
 
     def _raw_forms(self, texts: Lowered) -> list[str | None]:
-        """The batches' alternations for texts that are not lowered yet; None where that cannot be said."""
+        """Returns the batches' alternations for texts that are not lowered yet; None where there is no such form."""
         return self._unlowered if texts.lowers else [None] * len(self.batches)
 
     @cached_property
@@ -81,7 +80,7 @@ class RegexMatcher:
         return forms
 
     def _rows_with_needles(self, search: "_Search") -> Iterator[tuple[int, Ints]]:
-        """Of each pattern that has needles and may match somewhere, the rows where it may."""
+        """Yields, for each pattern that has needles and may match somewhere, the rows where it may."""
         if not self._needles.keywords:
             return
         held = self._needles.rows_with(search.texts).join(self._patterns_of_needles, on="keyword")
@@ -94,7 +93,7 @@ class RegexMatcher:
 
 
 def _index(patterns: Sequence[Pattern]) -> tuple[KeywordMatcher, pl.DataFrame]:
-    """One automaton over the needles of all patterns, and which patterns each needle speaks for."""
+    """Makes one automaton over the needles of all patterns, and says which patterns each needle speaks for."""
     distinct = list(dict.fromkeys(needle for pattern in patterns for needle in pattern.needles))
     numbers = {needle: n for n, needle in enumerate(distinct)}
     pairs = [(numbers[needle], index) for index, pattern in enumerate(patterns) for needle in pattern.needles]
@@ -150,8 +149,8 @@ class _Search:
             self._find_slow(index, pattern, candidates)
 
     def _find_in_re(self, index: int, pattern: Pattern, rows: Ints) -> Ints:
-        """Matches with `re` itself: for a few rows that costs less than starting another engine. The rows that are
-        left: their texts are so long that `re` might take long."""
+        """Matches with `re` itself, which costs less for a few rows than to start another engine. Returns the rows that
+        are left: their texts are so long that `re` might take long."""
         search = _searcher(pattern.source, pattern.ignore_case)
         left = []
         for row in rows.tolist():
@@ -219,7 +218,7 @@ def _searcher(source: str, ignore_case: bool) -> Callable[[str], re.Match[str] |
 
 
 def _compilable(patterns: Sequence[Pattern], indices: list[int]) -> Iterator[tuple[list[int], str]]:
-    """The patterns as one alternation, or as several if polars finds that too large; each compiles alone."""
+    """Yields the patterns as one alternation, or as several if polars finds that too large; each compiles alone."""
     form = "|".join(f"(?:{patterns[index].loose})" for index in indices)
     if len(indices) > 1 and not _compiles(form):
         middle = len(indices) // 2
@@ -238,7 +237,7 @@ def _compiles(form: str) -> bool:
 
 
 def _trimmed(pattern: Pattern, texts: pl.Series, form: str, start: Ints, end: Ints) -> tuple[Ints, Ints]:
-    """The limits of the match itself: `fast` also consumed what stands around it."""
+    """Returns the limits of the match itself: `fast` also consumed what stands around it."""
     captured = texts.str.extract_groups(form).struct.unnest()
     sizes = [_sizes(captured.to_series(place)) for place in range(pattern.lead + pattern.tails)]
     lead = sizes[0] if pattern.lead else np.zeros_like(start)
@@ -246,5 +245,5 @@ def _trimmed(pattern: Pattern, texts: pl.Series, form: str, start: Ints, end: In
 
 
 def _sizes(texts: pl.Series) -> Ints:
-    """Lengths in bytes; null, a group without part in the match, has none."""
+    """Returns lengths in bytes; null, a group without part in the match, has none."""
     return texts.str.len_bytes().fill_null(0).to_numpy().astype(np.int64)

@@ -1,4 +1,4 @@
-"""Byte offsets, which the engines count in, to code point offsets, which users and Python count in."""
+"""Converts byte offsets, in which the engines count, to code point offsets, in which users and Python count."""
 
 import numpy as np
 import polars as pl
@@ -16,11 +16,10 @@ BLOCK = 1 << 20
 
 
 def code_point_offsets(texts: pl.Series | Lowered, rows: Ints, byte_offsets: Ints) -> Ints:
-    """The code points before each of `byte_offsets` (UTF-8, at code point limits) in the texts at `rows`.
+    """Returns the code points before each of `byte_offsets` (UTF-8, at code point limits) in the texts at `rows`.
 
-    A row may occur any number of times, in any order; its text is not null. Takes linear time, and memory for
-    two megabytes of text or the longest one, whichever is more.
-    """
+    A row may occur any number of times, in any order; its text is not null. Takes linear time, and memory for two
+    megabytes of text or the longest one, whichever is more."""
     result = np.asarray(byte_offsets, dtype=np.int64).copy()
     unique, place = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
     if not len(unique):
@@ -39,7 +38,7 @@ def code_point_offsets(texts: pl.Series | Lowered, rows: Ints, byte_offsets: Int
 
 
 def _slices(sizes: Ints) -> list[tuple[int, int]]:
-    """Runs of texts that together stay below the limit, or are one longer text alone."""
+    """Returns runs of texts that together stay below the limit, or are one longer text alone."""
     if sizes.sum() <= TEXT_BYTES_AT_ONCE:
         return [(0, len(sizes))]
     limits, held = [0], 0
@@ -60,7 +59,7 @@ def _counts(texts: pl.Series, rows: Ints, byte_offsets: Ints) -> Ints:
 
 
 def _lead_bytes_before(data: NDArray[np.uint8], positions: Ints) -> Ints:
-    """How many code points begin before each position of `data`."""
+    """Counts the code points that begin before each position of `data`."""
     order = np.argsort(positions, kind="stable")
     ascending = positions[order]
     counts = np.zeros(len(positions), dtype=np.int64)

@@ -112,7 +112,8 @@ REPEATS = {"MAX_REPEAT": "greedy", "MIN_REPEAT": "lazy", "POSSESSIVE_REPEAT": "p
 
 
 def parse(source: str, flags: int) -> Node:
-    """The tree of a pattern that `re.compile` accepts; BadInput where `re` itself is mistaken (`_Reader.charset`)."""
+    """Returns the tree of a pattern that `re.compile` accepts; raises BadInput where `re` itself is mistaken
+    (`_Reader.charset`)."""
     tree = _parser.parse(source, flags)
     reader = _Reader(source, frozenset(_referenced(tree)), bool(tree.state.flags & ASCII))
     return reader.sequence(tree, tree.state.flags)
@@ -130,7 +131,7 @@ def children(node: Node) -> tuple[Node, ...]:
 
 
 def least_width(node: Node) -> int:
-    """No match is shorter (in code points); back-references count as empty."""
+    """Returns a number of code points below which no match is; back-references count as empty."""
     match node:
         case Chars():
             return 1
@@ -144,7 +145,7 @@ def least_width(node: Node) -> int:
 
 
 def largest_repeat(node: Node) -> int:
-    """The product of the bounds of nested repeats, where it is largest."""
+    """Returns the product of the bounds of nested repeats, where it is largest."""
     inner = max(map(largest_repeat, children(node)), default=1)
     if isinstance(node, Repeat):
         return inner * max(1, node.least if node.most is None else node.most)
