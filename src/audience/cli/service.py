@@ -49,9 +49,7 @@ def up(
 
     settings = read_settings()
     host, port = settings.listening_host(host), port or settings.port
-    listener = listening(
-        host, port
-    )  # before all else: a second service on this port ends without having changed a thing
+    listener = listening(host, port)  # first: a second service on this port must end before it migrates
     check_broker(settings)
     migrate_store(settings)
     app = o.open_app()

@@ -71,7 +71,7 @@ class Dispatcher:
         give_up_lost(self._store, self._sight, {worker["id"]: worker["beat"] for worker in workers}, now_s)
         self._send_lost_again(now_s)
         for lane, most in window(workers).items():
-            while sent := self._store.jobs.send_next(lane, most):  # counted, then sent: else two dispatchers would
+            while sent := self._store.jobs.send_next(lane, most):  # counts it first, else two would send
                 self._deliver(sent)
 
     def _send_lost_again(self, now_s: float) -> None:
