@@ -18,6 +18,9 @@ Fields = Annotated[str | None, typer.Option("--field", help="fields the rules lo
 CaseOption = Annotated[Case | None, typer.Option(help="lower-case text first, ignore case, or compare exactly")]
 Width = Annotated[bool | None, typer.Option("--width/--no-width", help="whether full-width ASCII equals ASCII")]
 Labels = Annotated[Literal["one", "all"] | None, typer.Option(help="labels a row may get from this model")]
+Encoding = Annotated[
+    str | None, typer.Option(help="of files of rules, groups and panels that are not UTF-8: big5, cp950, gb18030 ...")
+]
 
 
 @commands.command()
@@ -28,11 +31,13 @@ def add(
     case: CaseOption = None,
     width: Width = None,
     labels: Labels = None,
+    encoding: Encoding = None,
     as_json: o.Json = False,
 ) -> None:
     """Check a rule set and save it as a new version."""
     fields = tuple(field.split(",")) if field else None
-    saved, warnings = o.open_app().models.add(name, rules, LOCAL, fields=fields, case=case, width=width, labels=labels)
+    given = {"fields": fields, "case": case, "width": width, "labels": labels, "encoding": encoding}
+    saved, warnings = o.open_app().models.add(name, rules, LOCAL, **given)
     if as_json:
         show.as_json({"model": saved, "warnings": warnings})
         return

@@ -63,16 +63,18 @@ def label(
     case: m.CaseOption = None,
     width: m.Width = None,
     labels: m.Labels = None,
+    encoding: m.Encoding = None,
     as_json: o.Json = False,
 ) -> None:
     """Label every row of one or several sources; results and production tables go to the target."""
     app = o.open_app()
     fields = tuple(field.split(",")) if field else None
-    chosen = [_saved(app, item, fields=fields, case=case, width=width, labels=labels) for item in rules or []]
+    how = {"fields": fields, "case": case, "width": width, "labels": labels, "encoding": encoding}
+    chosen = [_saved(app, item, **how) for item in rules or []]
     if not chosen and not model:
         raise BadInput("nothing to label with: give --rules FILE, or --model NAME")
     given = o.source_options(table, role, option)
-    group_map = load_groups(groups, default_group) if groups else GroupMap.checked({}, default_group)
+    group_map = load_groups(groups, default_group, encoding) if groups else GroupMap.checked({}, default_group)
     first, last = parse_bound(start, "--from"), parse_bound(end, "--to")
     references: list[str | None] = [*source] if source else [None]
     specs = [(s, app.sources.spec(s, **given)) for s in references]
@@ -82,7 +84,7 @@ def label(
         target=target or app.locations.default_target(),
         first_wins=first_wins,
         groups=group_map,
-        panels=load_panels(panels) if panels else default_panels(),
+        panels=load_panels(panels, encoding) if panels else default_panels(),
         seed=seed,
         production=make_production,
         production_delay_s=app.settings.production_delay_s if production_delay is None else production_delay,

@@ -1,16 +1,16 @@
 """Rule sets from files: the predecessor's CSV (English and Chinese headers) and JSON, and our own JSON."""
 
-import csv
-import io
-import json
+import difflib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from audience.errors import BadInput, NotFound, Problem
 from audience.models.rules.definition import Match, Pattern, Rule, RuleSet, check_rules
+from audience.text.documents import decoded, items_with_lines, json_document, numbered_rows, pydantic_reason
 
 HEADERS = {
     "content": "content",
@@ -40,25 +40,25 @@ MATCH_TYPES: dict[str, Match] = {
     "部分吻合": "partially",
 }
 RULE_TYPES = {"keyword": "keyword", "regex": "regex", "關鍵字": "keyword", "正則": "regex"}
-ENCODINGS = ("utf-8-sig", "cp950", "gb18030")
 MAX_BYTES = 64 * 2**20
 
 
-def load_rules(path: Path, **options: Any) -> tuple[RuleSet, tuple[str, ...]]:
-    """(rule set, warnings) of a .csv, .tsv or .json file; `options` (fields, case, width, labels) override its own."""
+def load_rules(path: Path, encoding: str | None = None, **options: Any) -> tuple[RuleSet, tuple[str, ...]]:
+    """(rule set, warnings) of a .csv, .tsv or .json file; `encoding`: other than UTF-8; `options` (fields, case, width,
+    labels) override its own."""
     if not path.is_file():
         raise NotFound(f"there is no rules file {path}")
     if path.stat().st_size > MAX_BYTES:
         raise BadInput(f"{path} has more than {MAX_BYTES >> 20} MB; that is no rule set")
-    return parse_rules(path.read_bytes(), path.name, **options)
+    return parse_rules(path.read_bytes(), path.name, encoding, **options)
 
 
-def parse_rules(data: bytes, name: str, **options: Any) -> tuple[RuleSet, tuple[str, ...]]:
+def parse_rules(data: bytes, name: str, encoding: str | None = None, **options: Any) -> tuple[RuleSet, tuple[str, ...]]:
     """The same from bytes; `name` stands in messages and its ending tells the format."""
-    text = _decoded(data, name)
+    text, warnings = decoded(data, name, encoding, _has_known_titles)
     given = {key: value for key, value in options.items() if value is not None}
     if name.lower().endswith(".json"):
-        rules, places, settings = _from_json(text, name)
+        rules, places, settings = _from_json(text, name, given)
     else:
         rules, places = _from_csv(text, name, given)
         settings = {}
@@ -66,24 +66,22 @@ def parse_rules(data: bytes, name: str, **options: Any) -> tuple[RuleSet, tuple[
         rule_set = RuleSet(rules=tuple(rules), **{**settings, **given})
     except ValidationError as error:
         raise BadInput(f"{name} was not saved:", _problems(error, name)) from None
-    return rule_set, check_rules(rule_set, places, name)
+    return rule_set, (*warnings, *check_rules(rule_set, places, name))
 
 
-def _decoded(data: bytes, name: str) -> str:
-    for encoding in ENCODINGS:
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise BadInput(f"{name} is not text in UTF-8, Big5 or GB18030: save it as UTF-8")
+def _has_known_titles(text: str) -> bool:
+    """Whether the first line has one of our Chinese titles: in another encoding they would be other characters."""
+    titles = (title.strip(' "').lower() for title in re.split("[,\t]", text.partition("\n")[0].strip()))
+    return any(title in HEADERS and not title.isascii() for title in titles)
 
 
-def _problems(error: ValidationError, where: str) -> tuple[Problem, ...]:
+def _problems(error: ValidationError, where: str, whole: type[BaseModel] = RuleSet) -> tuple[Problem, ...]:
     """pydantic's findings as ours: the path of the field, and the reason in plain words."""
     found = []
     for item in error.errors(include_url=False, include_input=False):
         path = ".".join(str(part) for part in item["loc"])
-        found.append(Problem(f"{where} {path}".strip(), item["msg"].removeprefix("Value error, ")))
+        known = (Pattern if len(item["loc"]) > 1 else whole).model_fields
+        found.append(Problem(f"{where} {path}".strip(), pydantic_reason(item, known)))
     return tuple(found)
 
 
@@ -91,15 +89,16 @@ def _problems(error: ValidationError, where: str) -> tuple[Problem, ...]:
 
 
 def _from_csv(text: str, name: str, options: dict[str, Any]) -> tuple[list[Rule], list[str]]:
-    head = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if head.count("\t") > head.count(",") else ",")
-    rows = _numbered_rows(reader, name)
-    _, header = next(rows, (0, []))
-    columns = _columns(header, name)
+    head = text.lstrip("\r\n").splitlines()[0] if text.strip() else ""
+    problems: list[Problem] = []
+    rows = numbered_rows(text, "\t" if head.count("\t") > head.count(",") else ",", name, problems)
+    first_line, header = next(rows, (1, []))
+    if problems:
+        raise BadInput(f"{name} was not saved; its header needs mending:", tuple(problems))
+    columns = _columns(header, f"{name}:{first_line}")
     default_type = "regex" if any(h.strip().lower() in REGEX_HEADERS for h in header) else "keyword"
     rules: list[Rule] = []
     places: list[str] = []
-    problems: list[Problem] = []
     for line, row in rows:
         place = f"{name}:{line}"
         if len(row) != len(header):
@@ -124,40 +123,40 @@ def _from_csv(text: str, name: str, options: dict[str, Any]) -> tuple[list[Rule]
 
 
 def _faults_of(rules: list[Rule], places: list[str], name: str, options: dict[str, Any]) -> tuple[Problem, ...]:
-    """Of the lines that can be read."""
+    """Of the rules that can be read."""
     try:
         check_rules(RuleSet(rules=tuple(rules), **options), places, name)
     except BadInput as error:
         return error.problems
-    except ValidationError:  # of the options: told when the lines are mended
-        pass
+    except ValidationError:  # of the options: told by themselves
+        return _faults_of(rules, places, name, {}) if options else ()
     return ()
 
 
-def _numbered_rows(reader: Any, name: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows that hold anything, with the line on which each begins."""
-    line = 1
-    try:
-        for row in reader:
-            if any(value.strip() for value in row):
-                yield line, row
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise BadInput(f"{name}:{line}: {error}") from None
-
-
-def _columns(header: list[str], name: str) -> dict[str, int]:
+def _columns(header: list[str], place: str) -> dict[str, int]:
     columns: dict[str, int] = {}
     for i, title in enumerate(header):
         column = HEADERS.get(title.strip().lower())
         if column and column in columns:
-            raise BadInput(f"{name}:1: two columns are headed {column}")
+            raise BadInput(f"{place}: two columns are headed {column}")
         if column:
             columns[column] = i
     for needed, titles in (("content", "content, 字詞 or 規則式"), ("label", "label or 標籤")):
         if needed not in columns:
-            raise BadInput(f"{name}:1: the header needs a column {titles}; it has: {', '.join(header) or 'nothing'}")
+            shown = ", ".join(header) or "nothing"
+            raise BadInput(f"{place}: the header needs a column {titles}; it has: {shown}{_hint(header)}")
     return columns
+
+
+def _hint(header: list[str]) -> str:
+    """What was perhaps meant."""
+    if len(header) == 1 and (sign := next((s for s in ";|" if s in header[0]), None)):
+        return f"; its columns are separated by {sign}: separate them by commas"
+    for title in header:
+        close = difflib.get_close_matches(title.strip().lower(), HEADERS, n=1, cutoff=0.75)
+        if close and title.strip().lower() not in HEADERS:
+            return f"; did you mean {close[0]} by {title!r}?"
+    return ""
 
 
 def _rules_of_row(row: dict[str, str], default_type: str) -> Iterator[Rule]:
@@ -180,53 +179,61 @@ def _rules_of_row(row: dict[str, str], default_type: str) -> Iterator[Rule]:
 # JSON
 
 
-def _from_json(text: str, name: str) -> tuple[list[Rule], list[str], dict[str, Any]]:
-    try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{name}:{error.lineno}: not JSON at column {error.colno}: {error.msg}") from None
+def _from_json(text: str, name: str, options: dict[str, Any]) -> tuple[list[Rule], list[str], dict[str, Any]]:
+    document = json_document(text, name)
     if not isinstance(document, dict):
         raise BadInput(f'{name} should hold an object such as {{"rules": [...]}} or {{"label": [...]}}')
+    lines = dict(items_with_lines(text))
     if "rules" not in document:
-        return (*_from_label_lists(document, name), {})
+        return (*_from_label_lists(document, name, lines), {})
     raw = document.pop("rules")
     if not isinstance(raw, list):
         raise BadInput(f"{name}: `rules` should be a list")
-    lines = _lines_of_items(text, len(raw))
-    places = [f"{name}:{line} rule {i}" for i, line in enumerate(lines, 1)]
     rules: list[Rule] = []
+    places: list[str] = []
     problems: list[Problem] = []
-    for item, place in zip(raw, places, strict=True):
+    for i, (item, line) in enumerate(zip(raw, lines["rules"], strict=True), 1):
+        place = f"{name}:{line} rule {i}"
         try:
             rules.append(Rule.model_validate(item))
+            places.append(place)
         except ValidationError as error:
-            problems += _problems(error, place)
+            problems += _problems(error, place, Rule)
     if problems:
+        settings = {**document, **options}
+        problems += _faults_of(rules, places, name, settings)
+        problems += _faults_of_settings(settings, name)
+        problems.sort(key=lambda problem: _line_of(problem.where))
         raise BadInput(f"{name} was not saved; {len(problems)} things need mending:", tuple(problems))
     return rules, places, document
 
 
-def _lines_of_items(text: str, n_items: int) -> list[int]:
-    """The line on which each item of the document's `rules` begins."""
-    decoder = json.JSONDecoder()
-    position = text.index("[", text.index('"rules"')) + 1
-    lines = []
-    for _ in range(n_items):
-        while text[position] in " \t\r\n,":
-            position += 1
-        lines.append(text.count("\n", 0, position) + 1)
-        _, position = decoder.raw_decode(text, position)
-    return lines
+def _line_of(where: str) -> int:
+    match = re.search(r":(\d+)", where)
+    return int(match[1]) if match else 0
 
 
-def _from_label_lists(document: dict[str, Any], name: str) -> tuple[list[Rule], list[str]]:
+def _faults_of_settings(settings: dict[str, Any], name: str) -> tuple[Problem, ...]:
+    try:
+        RuleSet(rules=(), **settings)
+    except ValidationError as error:
+        return _problems(error, name)
+    except TypeError:  # a name that no keyword can have
+        pass
+    return ()
+
+
+def _from_label_lists(document: dict[str, Any], name: str, lines: dict[str, list[int]]) -> tuple[list[Rule], list[str]]:
     """The predecessor's PATTERN: `{label: [[keyword, match type], ...]}` or `{label: [regex, ...]}`."""
     rules: list[Rule] = []
     places: list[str] = []
     problems: list[Problem] = []
     for label, items in document.items():
-        for i, item in enumerate(items if isinstance(items, list) else [None], 1):
-            place = f"{name} {label}[{i}]"
+        if not isinstance(items, list):
+            problems.append(Problem(f"{name} {label}", "should be a list of patterns"))
+            continue
+        for i, item in enumerate(items, 1):
+            place = f"{name}:{lines[label][i - 1]} {label}[{i}]"
             match item:
                 case str():
                     rules.append(Rule(label=label, any=(Pattern(regex=item),)))
@@ -238,5 +245,7 @@ def _from_label_lists(document: dict[str, Any], name: str) -> tuple[list[Rule], 
                     known = ", ".join(MATCH_TYPES)
                     problems.append(Problem(place, f"should be a regex, or [keyword, match type] with one of: {known}"))
     if problems:
+        problems += _faults_of(rules, places, name, {})
+        problems.sort(key=lambda problem: _line_of(problem.where))
         raise BadInput(f"{name} was not saved; {len(problems)} of its rules need mending:", tuple(problems))
     return rules, places
