@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from audience.cli import models, publications, runs, service, show, sources
 from audience.cli.demo import demo
-from audience.cli.options import Json
+from audience.cli.options import Json, check_arguments
 from audience.cli.show import console, errors
 from audience.errors import AudienceError
 from audience.settings import read_settings
@@ -80,6 +80,7 @@ def main() -> None:
     """The entry point of the `audience` program."""
     logging.getLogger("audience").addHandler(logging.NullHandler())  # errors are told once, below
     try:
+        check_arguments(sys.argv[1:])
         app()
     except AudienceError as error:
         errors.print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)

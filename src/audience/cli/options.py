@@ -1,5 +1,6 @@
 """Options that several commands share, and how they become what the app takes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,17 @@ Details = Annotated[
 
 def open_app() -> App:
     return App(read_settings())
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Refuses arguments that are not UTF-8, of which no text can be made."""
+    for i, argument in enumerate(arguments, 1):
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise BadInput(
+                f"argument {i} of the command is not UTF-8, from its character {error.start + 1} on: {argument[:40]!r}"
+            ) from None
 
 
 def source_options(table: str | None, roles: list[str] | None, details: list[str] | None) -> dict[str, Any]:
