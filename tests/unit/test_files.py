@@ -533,6 +533,12 @@ def test_csv_file_that_lacks_a_column_of_another_is_refused(tmp_path: Path) -> N
         source(tmp_path)
 
 
+def test_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(BadInput, match="is a pipe"):
+        source(tmp_path / "a.csv")
+
+
 def test_files_that_cannot_be_read_are_refused_with_what_to_do(tmp_path: Path) -> None:
     write(tmp_path, "mixed/a.csv", "content\n")
     write(tmp_path, "mixed/b.jsonl", "{}\n")

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from audience.cli import models, operations, publications, runs, service, show, sources
 from audience.cli.demo import demo
-from audience.cli.options import Json
+from audience.cli.options import Json, check_arguments
 from audience.cli.show import console, errors
 from audience.errors import AudienceError
 
@@ -96,6 +96,7 @@ def main() -> None:
     """The entry point of the `audience` program."""
     logging.getLogger("audience").addHandler(logging.NullHandler())  # errors are told once, below
     try:
+        check_arguments(sys.argv[1:])
         app()
     except AudienceError as error:
         errors.print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)

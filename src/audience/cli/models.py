@@ -24,6 +24,9 @@ Fields = Annotated[str | None, typer.Option("--field", help="fields the rules lo
 CaseOption = Annotated[Case | None, typer.Option(help="lower-case text first, ignore case, or compare exactly")]
 Width = Annotated[bool | None, typer.Option("--width/--no-width", help="whether full-width ASCII equals ASCII")]
 Labels = Annotated[Literal["one", "all"] | None, typer.Option(help="labels a row may get from this model")]
+Encoding = Annotated[
+    str | None, typer.Option(help="of files of rules, groups and panels that are not UTF-8: big5, cp950, gb18030 ...")
+]
 
 
 @commands.command()
@@ -37,11 +40,13 @@ def add(
     kind: Annotated[
         str, typer.Option(help="kind of model; of other kinds than rules, FILE has their parameters")
     ] = RULES,
+    encoding: Encoding = None,
     notes: Annotated[str, typer.Option(help="why this version was made")] = "",
     as_json: o.Json = False,
 ) -> None:
     """Check a rule set and save it as a new version."""
-    given = {"fields": tuple(field.split(",")) if field else None, "case": case, "width": width, "labels": labels}
+    fields = tuple(field.split(",")) if field else None
+    given = {"fields": fields, "case": case, "width": width, "labels": labels, "encoding": encoding}
     saved, warnings = o.open_app().models.add(name, rules, LOCAL, kind, notes, **given)
     if as_json:
         show.as_json({"model": saved, "warnings": warnings})

@@ -1,5 +1,6 @@
 """Options that several commands share, and their conversion to what the app takes."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -77,6 +78,17 @@ def source_request(
     from audience.app.requests import SourceRequest
 
     return SourceRequest(reference=reference, options=source_options(table, roles, details))
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Refuses arguments that are not UTF-8, of which no text can be made."""
+    for i, argument in enumerate(arguments, 1):
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise BadInput(
+                f"argument {i} of the command is not UTF-8, from its character {error.start + 1} on: {argument[:40]!r}"
+            ) from None
 
 
 def source_options(table: str | None, roles: list[str] | None, details: list[str] | None) -> dict[str, Any]:

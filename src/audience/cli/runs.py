@@ -73,6 +73,7 @@ def label(
     case: m.CaseOption = None,
     width: m.Width = None,
     labels: m.Labels = None,
+    encoding: m.Encoding = None,
     as_json: o.Json = False,
 ) -> None:
     """Label every row of one or several sources; results and production tables go to the target."""
@@ -81,7 +82,8 @@ def label(
 
     app = o.open_app()
     fields = tuple(field.split(",")) if field else None
-    chosen = [_saved(app, item, fields=fields, case=case, width=width, labels=labels) for item in rules or []]
+    how = {"fields": fields, "case": case, "width": width, "labels": labels, "encoding": encoding}
+    chosen = [_saved(app, item, **how) for item in rules or []]
     if not chosen and not model:
         raise BadInput("nothing to label with: give --rules FILE, or --model NAME")
     first, last = parse_bound(start, "--from"), parse_bound(end, "--to")
@@ -91,8 +93,8 @@ def label(
         tasks=tuple(TaskRequest(source=each, start=first, end=last) for each in sources),
         models=(*chosen, *(model or ())),
         target=target,
-        groups=load_groups(groups, default_group) if groups else GroupMap.checked({}, default_group),
-        conflict_groups=load_panels(panels) if panels else None,
+        groups=load_groups(groups, default_group, encoding) if groups else GroupMap.checked({}, default_group),
+        conflict_groups=load_panels(panels, encoding) if panels else None,
         first_wins=first_wins,
         seed=seed,
         production=make_production,

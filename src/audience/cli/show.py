@@ -3,12 +3,13 @@
 import itertools
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -19,6 +20,7 @@ from rich.progress import (
     Task,
     TextColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -27,9 +29,39 @@ if TYPE_CHECKING:
 
 SECRETS = ("secret", "target_secret")
 PIPED_CELLS = 200
-"""The width where nobody looks: a file or another program takes long lines better than folded ones."""
-console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_CELLS)
-errors = Console(stderr=True, highlight=False)
+"""Width where nobody looks: a file or another program takes long lines better than folded ones."""
+UNSAFE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal obeys instead of showing it: control characters but tabs and line ends, marks that turn the direction
+of writing around, and halves of characters, which it cannot even be given."""
+
+
+def printable(text: str) -> str:
+    """The text with visible escapes for what posts, names and messages must not do to a terminal."""
+    return UNSAFE.sub(lambda found: _visible(ord(found[0])), text)
+
+
+def _visible(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+class SafeConsole(Console):
+    """Shows nothing as it is that a terminal would obey: all that is printed goes through `printable`."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As in Console; texts are mended before they are measured."""
+        super().print(*(printable(each) if isinstance(each, str) else each for each in objects), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As in Console."""
+        for segment in super().render(renderable, options):
+            if segment.control or not UNSAFE.search(segment.text):
+                yield segment
+            else:
+                yield Segment(printable(segment.text), segment.style)
+
+
+console = SafeConsole(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_CELLS)
+errors = SafeConsole(stderr=True, highlight=False)
 
 CONTEXT_CELLS = 32
 """Columns of the terminal filled on either side of a match."""
@@ -37,7 +69,8 @@ CONTEXT_CELLS = 32
 
 def as_json(value: Any) -> None:
     """Prints one JSON document on standard output, without secrets, sealed ones too."""
-    sys.stdout.write(json.dumps(_without_secrets(value), ensure_ascii=False, indent=2, default=str) + "\n")
+    document = json.dumps(_without_secrets(value), ensure_ascii=False, indent=2, default=str)
+    sys.stdout.write(UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", document) + "\n")
 
 
 def _without_secrets(value: Any) -> Any:
@@ -64,9 +97,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     shown = Table(title=title or None, title_justify="left", title_style="bold", header_style="dim", box=None)
     for i, column in enumerate(columns):
         numeric = all(isinstance(row[i], int | float | None) for row in rows) and bool(rows)
-        shown.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        shown.add_column(escape(printable(column)), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        shown.add_row(*(cell if isinstance(cell, Text) else escape(_cell(cell)) for cell in row))
+        shown.add_row(*(cell if isinstance(cell, Text) else escape(printable(_cell(cell))) for cell in row))
     console.print(shown)
 
 
@@ -233,7 +266,7 @@ def sample(rows: Sequence[dict[str, Any]]) -> None:
 def marked(text: str | None, hits: Sequence[dict[str, Any]]) -> Text:
     """Returns the text around the first hit, with every hit in it marked, in colours for dark and light terminals."""
     if text is None or not hits:
-        return Text(_short(text or "", 2 * CONTEXT_CELLS) or "")
+        return Text(printable(_short(text or "", 2 * CONTEXT_CELLS) or ""))
     start = hits[0]["start"] - _fitting(text[max(0, hits[0]["start"] - CONTEXT_CELLS) : hits[0]["start"]][::-1])
     end = hits[0]["end"] + _fitting(text[hits[0]["end"] : hits[0]["end"] + CONTEXT_CELLS])
     shown = Text("".join(c if c.isprintable() else " " for c in text[start:end]))
@@ -290,7 +323,7 @@ class Bars:
             console=errors,
             disable=hidden or not errors.is_terminal,
         )
-        self._names = names
+        self._names = names = [escape(printable(name)) for name in names]
         self._said: str | None = None
         self._bars = [self._progress.add_task(f"{name}: waiting", total=None, start=False) for name in names]
 

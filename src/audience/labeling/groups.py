@@ -1,14 +1,14 @@
 """Which result table a channel's rows go to: data, not code."""
 
-import csv
-import io
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from audience.errors import BadInput, NotFound, Problem
+from audience.text.documents import decoded, numbered_rows
 
 NAME = re.compile(r"[A-Za-z0-9_]{1,40}")
 EVERYTHING = "all"
@@ -60,37 +60,51 @@ def name_faults(names: tuple[str, ...]) -> list[str]:
     return faults
 
 
-def load_groups(path: Path, default: str | None = None) -> GroupMap:
-    """From CSV with the columns `s_id` and `group`."""
+def load_groups(path: Path, default: str | None = None, encoding: str | None = None) -> GroupMap:
+    """From CSV with the columns `s_id` and `group`, in UTF-8 unless `encoding` says otherwise."""
     if not path.is_file():
         raise NotFound(f"there is no groups file {path}")
-    try:
-        rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{path} is not CSV in UTF-8: {error}") from None
-    header = [title.strip().lower() for title in rows[0]] if rows else []
-    channel_at, group_at = (_position(header, titles) for titles in (CHANNEL_HEADERS, GROUP_HEADERS))
-    if channel_at is None or group_at is None:
-        raise BadInput(f"{path.name}:1: the header needs the columns s_id and group; it has: {', '.join(header)}")
-    return GroupMap.checked(_channels(rows, channel_at, group_at, path.name), default, path.name)
+    text, warnings = decoded(path.read_bytes(), path.name, encoding)
+    if warnings:
+        raise BadInput(f"{warnings[0].partition(';')[0]}: save it as UTF-8, or say --encoding NAME")
+    problems: list[Problem] = []
+    rows = numbered_rows(text, ",", path.name, problems)
+    line, header = next(rows, (1, []))
+    titles = [title.strip().lower() for title in header]
+    channel_at, group_at = (_position(titles, known) for known in (CHANNEL_HEADERS, GROUP_HEADERS))
+    if not problems and (channel_at is None or group_at is None):
+        hint = "; separate its columns by commas" if len(header) == 1 and ";" in header[0] else ""
+        shown = ", ".join(header)
+        raise BadInput(f"{path.name}:{line}: the header needs the columns s_id and group; it has: {shown}{hint}")
+    channels = _channels(rows, channel_at or 0, group_at or 0, len(header), path.name, problems)
+    if problems:
+        problems.sort(key=lambda problem: int(problem.where.rpartition(":")[2]))
+        raise BadInput(f"{path.name} was not used:", tuple(problems))
+    return GroupMap.checked(channels, default, path.name)
 
 
 def _position(header: list[str], titles: set[str]) -> int | None:
     return next((i for i, title in enumerate(header) if title in titles), None)
 
 
-def _channels(rows: list[list[str]], channel_at: int, group_at: int, name: str) -> dict[str, str]:
+def _channels(
+    rows: Iterable[tuple[int, list[str]]],
+    channel_at: int,
+    group_at: int,
+    n_columns: int,
+    name: str,
+    problems: list[Problem],
+) -> dict[str, str]:
+    """What is mapped; what cannot be goes to `problems`."""
     channels: dict[str, str] = {}
-    problems = []
-    for line, row in enumerate(rows[1:], 2):
-        if not any(row):
-            continue
+    for line, row in rows:
         if len(row) <= max(channel_at, group_at):
             problems.append(Problem(f"{name}:{line}", "needs a channel and a group"))
+            continue
+        if len(row) > n_columns:
+            problems.append(Problem(f"{name}:{line}", f"{len(row)} columns where the header has {n_columns}"))
             continue
         channel, group = row[channel_at].strip(), row[group_at].strip()
         if channels.setdefault(channel, group) != group:
             problems.append(Problem(f"{name}:{line}", f"{channel} is in the group {channels[channel]} already"))
-    if problems:
-        raise BadInput(f"{name} was not used:", tuple(problems))
     return channels

@@ -1,6 +1,5 @@
 """How labels are written into tables, and which of them contradict each other: data that a run may replace."""
 
-import json
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -9,6 +8,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from audience.errors import BadInput, NotFound, Problem
+from audience.text.documents import decoded, json_document, pydantic_reason
 
 
 class Panels(BaseModel):
@@ -39,16 +39,22 @@ def default_panels() -> Panels:
     return Panels.model_validate_json(text)
 
 
-def load_panels(path: Path) -> Panels:
-    """From JSON such as `{"names": {"男性": "male"}, "conflicts": {"gender": ["male", "female"]}}`."""
+def load_panels(path: Path, encoding: str | None = None) -> Panels:
+    """From JSON such as `{"names": {"男性": "male"}, "conflicts": {"gender": ["male", "female"]}}`, in UTF-8 unless
+    `encoding` says otherwise."""
     if not path.is_file():
         raise NotFound(f"there is no panels file {path}")
+    text, warnings = decoded(path.read_bytes(), path.name, encoding)
+    if warnings:
+        raise BadInput(f"{warnings[0].partition(';')[0]}: save it as UTF-8, or say --encoding NAME")
+    document = json_document(text, path.name)
     try:
-        panels = Panels.model_validate(json.loads(path.read_text(encoding="utf-8-sig")))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path.name} is not JSON in UTF-8: {error}") from None
+        panels = Panels.model_validate(document)
     except ValidationError as error:
-        faults = [Problem(".".join(map(str, e["loc"])), e["msg"]) for e in error.errors(include_url=False)]
+        found = error.errors(include_url=False, include_input=False)
+        faults = [
+            Problem(".".join(map(str, e["loc"])) or path.name, pydantic_reason(e, Panels.model_fields)) for e in found
+        ]
         raise BadInput(f"{path.name} was not used:", tuple(faults)) from None
     return checked(panels, path.name)
 

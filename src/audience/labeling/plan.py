@@ -2,6 +2,7 @@
 JSON."""
 
 import datetime as dt
+import itertools
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -47,8 +48,21 @@ class RunSpec(BaseModel):
 
 
 def check_tasks(tasks: tuple[TaskSpec, ...]) -> None:
-    """Refuses a range that ends before it starts, and a run without tasks."""
+    """Refuses a range that ends before it starts, a run without tasks, and rows that two tasks would both label."""
     if not tasks:
         raise BadInput("a run needs at least one source")
     for task in tasks:
         task.selection((), 1)
+    for first, second in itertools.combinations(tasks, 2):
+        is_same = (first.source.url, first.source.table) == (second.source.url, second.source.table)
+        if is_same and _overlap(first, second):
+            raise BadInput(
+                f"{second.name} is named twice, and its rows would get every label twice: name it once, "
+                "or with ranges that do not overlap"
+            )
+
+
+def _overlap(first: TaskSpec, second: TaskSpec) -> bool:
+    begins = max((t.start for t in (first, second) if t.start), default=None)
+    ends = min((t.end for t in (first, second) if t.end), default=None)
+    return begins is None or ends is None or begins < ends

@@ -1,11 +1,11 @@
 """Rule sets from files: the predecessor's CSV (English and Chinese headers) and JSON, and our own JSON."""
 
-import csv
-import io
-import json
-from collections.abc import Iterator, Sequence
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from audience.errors import BadInput, NotFound, Problem
 from audience.models.faults import problems_of
 from audience.models.rules.definition import Match, Pattern, Rule, RuleSet, check_rules
+from audience.text.documents import decoded, items_with_lines, json_document, numbered_rows
 
 HEADERS = {
     "content": "content",
@@ -42,28 +43,31 @@ MATCH_TYPES: dict[str, Match] = {
     "部分吻合": "partially",
 }
 RULE_TYPES = {"keyword": "keyword", "regex": "regex", "關鍵字": "keyword", "正則": "regex"}
-ENCODINGS = ("utf-8-sig", "cp950", "gb18030")
 MAX_BYTES = 64 * 2**20
+Lines = Mapping[str, Sequence[int]]
 
 
-def load_rules(path: Path, **options: Any) -> tuple[RuleSet, tuple[str, ...]]:
-    """(rule set, warnings) of a .csv, .tsv or .json file; `options` (fields, case, width, labels) override its own."""
+def load_rules(path: Path, encoding: str | None = None, **options: Any) -> tuple[RuleSet, tuple[str, ...]]:
+    """(rule set, warnings) of a .csv, .tsv or .json file; `encoding`: other than UTF-8; `options` (fields, case, width,
+    labels) override its own."""
     if not path.is_file():
         raise NotFound(f"there is no rules file {path}")
     if path.stat().st_size > MAX_BYTES:
         raise BadInput(f"{path} has more than {MAX_BYTES >> 20} MB; that is no rule set")
-    return parse_rules(path.read_bytes(), path.name, **options)
+    return parse_rules(path.read_bytes(), path.name, encoding, **options)
 
 
-def parse_rules(data: bytes, name: str, **options: Any) -> tuple[RuleSet, tuple[str, ...]]:
+def parse_rules(data: bytes, name: str, encoding: str | None = None, **options: Any) -> tuple[RuleSet, tuple[str, ...]]:
     """The same from bytes; `name` stands in messages and its ending tells the format."""
-    text = _decoded(data, name)
+    text, warnings = decoded(data, name, encoding, _has_known_titles)
     given = {key: value for key, value in options.items() if value is not None}
     if name.lower().endswith(".json"):
-        document = _json(text, name)
-        places = [f"{name}:{line} rule {n}" for n, line in enumerate(_lines_of_items(text, document), 1)]
-        return _checked(_from_document(document, name, places), name, given)
-    return _checked(_from_csv(text, name), name, given)
+        document = json_document(text, name)
+        read = _from_document(document, name, dict(items_with_lines(text)) if isinstance(document, dict) else {})
+    else:
+        read = _from_csv(text, name)
+    rules, found = _checked(read, name, given)
+    return rules, (*warnings, *found)
 
 
 def parse_document(document: Any, name: str = "rules", **options: Any) -> tuple[RuleSet, tuple[str, ...]]:
@@ -118,26 +122,24 @@ def _place_in(order: dict[str, int], where: str) -> int:
     return order.get(where, len(order))
 
 
-def _decoded(data: bytes, name: str) -> str:
-    for encoding in ENCODINGS:
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise BadInput(f"{name} is not text in UTF-8, Big5 or GB18030: save it as UTF-8")
+def _has_known_titles(text: str) -> bool:
+    """Whether the first line has one of our Chinese titles: in another encoding they would be other characters."""
+    titles = (title.strip(' "').lower() for title in re.split("[,\t]", text.partition("\n")[0].strip()))
+    return any(title in HEADERS and not title.isascii() for title in titles)
 
 
 # CSV
 
 
 def _from_csv(text: str, name: str) -> Read:
-    head = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if head.count("\t") > head.count(",") else ",")
-    rows = _numbered_rows(reader, name)
-    _, header = next(rows, (0, []))
-    columns = _columns(header, name)
-    default_type = "regex" if any(h.strip().lower() in REGEX_HEADERS for h in header) else "keyword"
+    head = text.lstrip("\r\n").splitlines()[0] if text.strip() else ""
     read = Read()
+    rows = numbered_rows(text, "\t" if head.count("\t") > head.count(",") else ",", name, read.problems)
+    first_line, header = next(rows, (1, []))
+    if read.problems:
+        raise BadInput(f"{name} was not saved; its header needs mending:", tuple(read.problems))
+    columns = _columns(header, f"{name}:{first_line}")
+    default_type = "regex" if any(h.strip().lower() in REGEX_HEADERS for h in header) else "keyword"
     for line, row in rows:
         place = f"{name}:{line}"
         read.all_places.append(place)
@@ -156,30 +158,30 @@ def _from_csv(text: str, name: str) -> Read:
     return read
 
 
-def _numbered_rows(reader: Any, name: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows that hold anything, with the line on which each begins."""
-    line = 1
-    try:
-        for row in reader:
-            if any(value.strip() for value in row):
-                yield line, row
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise BadInput(f"{name}:{line}: {error}") from None
-
-
-def _columns(header: list[str], name: str) -> dict[str, int]:
+def _columns(header: list[str], place: str) -> dict[str, int]:
     columns: dict[str, int] = {}
     for i, title in enumerate(header):
         column = HEADERS.get(title.strip().lower())
         if column and column in columns:
-            raise BadInput(f"{name}:1: two columns are headed {column}")
+            raise BadInput(f"{place}: two columns are headed {column}")
         if column:
             columns[column] = i
     for needed, titles in (("content", "content, 字詞 or 規則式"), ("label", "label or 標籤")):
         if needed not in columns:
-            raise BadInput(f"{name}:1: the header needs a column {titles}; it has: {', '.join(header) or 'nothing'}")
+            shown = ", ".join(header) or "nothing"
+            raise BadInput(f"{place}: the header needs a column {titles}; it has: {shown}{_hint(header)}")
     return columns
+
+
+def _hint(header: list[str]) -> str:
+    """What was perhaps meant."""
+    if len(header) == 1 and (sign := next((s for s in ";|" if s in header[0]), None)):
+        return f"; its columns are separated by {sign}: separate them by commas"
+    for title in header:
+        close = difflib.get_close_matches(title.strip().lower(), HEADERS, n=1, cutoff=0.75)
+        if close and title.strip().lower() not in HEADERS:
+            return f"; did you mean {close[0]} by {title!r}?"
+    return ""
 
 
 def _rules_of_row(row: dict[str, str], default_type: str) -> Iterator[Rule]:
@@ -202,27 +204,18 @@ def _rules_of_row(row: dict[str, str], default_type: str) -> Iterator[Rule]:
 # JSON
 
 
-def _json(text: str, name: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{name}:{error.lineno}: not JSON at column {error.colno}: {error.msg}") from None
-    except RecursionError:
-        raise BadInput(f"{name} is nested too deep to be a rule set") from None
-
-
-def _from_document(document: Any, name: str, places: Sequence[str] = (), joint: str = " ") -> Read:
-    """`places`: one for each item of the document's `rules`, where they are known."""
+def _from_document(document: Any, name: str, lines: Lines = MappingProxyType({}), joint: str = " ") -> Read:
+    """`lines`: key -> the line of each item of its list, where they are known."""
     if not isinstance(document, dict):
         raise BadInput(f'{name} should hold an object such as {{"rules": [...]}} or {{"label": [...]}}')
     if "rules" not in document:
-        return _from_label_lists(document, name)
+        return _from_label_lists(document, name, lines)
     settings = {key: value for key, value in document.items() if key != "rules"}
     if not isinstance(document["rules"], list):
         raise BadInput(f"{name}: `rules` should be a list")
     read = Read(settings=settings, joint=joint)
     for n, item in enumerate(document["rules"]):
-        place = places[n] if places else f"{name}{joint}{n}"
+        place = f"{name}:{lines['rules'][n]} rule {n + 1}" if lines else f"{name}{joint}{n}"
         read.all_places.append(place)
         try:
             read.rules.append(Rule.model_validate(item))
@@ -232,46 +225,15 @@ def _from_document(document: Any, name: str, places: Sequence[str] = (), joint: 
     return read
 
 
-def _lines_of_items(text: str, document: Any) -> list[int]:
-    """The line on which each item of the document's `rules` begins."""
-    items = document.get("rules") if isinstance(document, dict) else None
-    if not isinstance(items, list):
-        return []
-    decoder = json.JSONDecoder()
-    position = _start_of_rules(text, decoder)
-    lines, line, counted = [], 1, 0
-    for _ in items:
-        while text[position] in " \t\r\n,":
-            position += 1
-        line += text.count("\n", counted, position)
-        counted = position
-        lines.append(line)
-        _, position = decoder.raw_decode(text, position)
-    return lines
-
-
-def _start_of_rules(text: str, decoder: json.JSONDecoder) -> int:
-    """Where the list under the key `rules` of the outer object begins; of several the last, as JSON readers take it."""
-    position, found = text.index("{") + 1, 0
-    while True:
-        while text[position] in " \t\r\n,":
-            position += 1
-        if text[position] == "}":
-            return found
-        key, position = decoder.raw_decode(text, position)
-        while text[position] in " \t\r\n:":
-            position += 1
-        if key == "rules":
-            found = position + 1
-        _, position = decoder.raw_decode(text, position)
-
-
-def _from_label_lists(document: dict[str, Any], name: str) -> Read:
+def _from_label_lists(document: dict[str, Any], name: str, lines: Lines) -> Read:
     """The predecessor's PATTERN: `{label: [[keyword, match type], ...]}` or `{label: [regex, ...]}`."""
     read = Read()
     for label, items in document.items():
-        for n, item in enumerate(items if isinstance(items, list) else [None], 1):
-            place = f"{name} {label}[{n}]"
+        if not isinstance(items, list):
+            read.problems.append(Problem(f"{name} {label}", "should be a list of patterns"))
+            continue
+        for n, item in enumerate(items, 1):
+            place = f"{name}:{lines[label][n - 1]} {label}[{n}]" if lines else f"{name} {label}[{n}]"
             read.all_places.append(place)
             match item:
                 case str():

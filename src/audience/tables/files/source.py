@@ -1,6 +1,7 @@
 """Files as a source: one CSV, TSV, JSONL or Parquet file, a folder of them, or a glob."""
 
 import glob
+import itertools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -129,15 +130,19 @@ class FilesSource:
         columns_to_read(self.roles, selection)
         if (selection.start or selection.end) and "post_time" not in self.roles:
             raise BadInput(f"{self.where} has no time to select by: add --role post_time=COLUMN")
-        groups: list[list[Piece]] = []
-        for name in self.names:
-            for piece in self._pieces(name, selection):
-                if groups and sum(p.n_rows for p in groups[-1]) + piece.n_rows <= selection.partition_rows:
-                    groups[-1].append(piece)
-                else:
-                    groups.append([piece])
-        slices = [({"pieces": [p.slice for p in group]}, sum(p.n_rows for p in group)) for group in groups]
-        return Plan(tuple(Partition(i, pieces, n) for i, (pieces, n) in enumerate(slices)))
+        return Plan(tuple(self._partitions(selection)))
+
+    def _partitions(self, selection: Selection) -> Iterator[Partition]:
+        """One after another as they are found, so that whoever takes them may stop in between."""
+        numbers = itertools.count()
+        waiting: list[Piece] = []
+        for piece in (piece for name in self.names for piece in self._pieces(name, selection)):
+            if waiting and sum(p.n_rows for p in waiting) + piece.n_rows > selection.partition_rows:
+                yield _partition(next(numbers), waiting)
+                waiting = []
+            waiting.append(piece)
+        if waiting:
+            yield _partition(next(numbers), waiting)
 
     # reading
 
@@ -207,6 +212,10 @@ class FilesSource:
         return shown
 
 
+def _partition(number: int, pieces: Sequence[Piece]) -> Partition:
+    return Partition(number, {"pieces": [p.slice for p in pieces]}, sum(p.n_rows for p in pieces))
+
+
 def _state(path: Path) -> dict[str, int]:
     try:
         stat = path.stat()
@@ -252,6 +261,8 @@ def find_files(where: str) -> tuple[Path, list[str]]:
     if path.is_dir():
         names = sorted(p.name for p in path.iterdir() if p.is_file())
     elif path.exists():
+        if not path.is_file():
+            raise BadInput(f"{where} is a pipe, a socket or a device: save what comes from it as a file first")
         return path.parent, [path.name]
     elif glob.has_magic(where):
         parts = path.parts
