@@ -127,8 +127,8 @@ class Settings(BaseSettings):
     )
     partition_rows: int = Field(default=200_000, ge=1, le=10_000_000, description="rows of a partition, about")
     workers: int = Field(default=2, ge=0, le=64, description="worker processes that `audience up` starts")
-    threads: int = Field(default=2, ge=1, le=64, description="partitions worked on at once in one worker process")
-    queues: Names = Field(default=("default",), description="queues of runs that workers serve, unless told otherwise")
+    threads: int = Field(default=2, ge=1, le=64, description="jobs worked on at once in one worker process")
+    queues: Names = Field(default=("default",), description="queues that workers serve unless `--queue` says so")
     broker_url: SecretStr | None = Field(
         default_factory=lambda: Inherited().broker, description="Redis or RabbitMQ that brings workers their jobs"
     )
@@ -143,19 +143,21 @@ class Settings(BaseSettings):
     production_delay_s: float = Field(
         default=0, ge=0, le=7 * 86_400, description="how long production waits after labeling, unless a run says so"
     )
-    lease_s: float = Field(default=15, ge=0.3, le=3600, description="silence after which a worker is given up")
+    lease_s: float = Field(
+        default=15, ge=0.3, le=3600, description="after so long without a heartbeat a worker is given up"
+    )
     retry_s: float = Field(
-        default=1, ge=0.01, le=30, description="pause after a failure that may pass; doubled each time, up to 30"
+        default=1, ge=0.01, le=30, description="pause before a first retry; doubled each time, up to 30"
     )
     max_retries: int = Field(default=60, ge=0, description="failures that may pass, of one job, before its task fails")
     max_losses: int = Field(default=10, ge=1, description="workers that may vanish with one job before its task fails")
     stop_s: float = Field(
-        default=10, ge=0, le=3600, description="time that jobs under way are given when a worker is told to stop"
+        default=10, ge=0, le=3600, description="time that jobs under way have left when a worker stops"
     )
     host: str = Field(default="127.0.0.1", description="address that the API listens on")
     port: int = Field(default=8000, ge=1, le=65_535, description="port that the API listens on")
     allowed_hosts: Names = Field(
-        default=(), description="names by which the API may be asked for; by default those of this machine's loopback"
+        default=(), description="names by which the API may be reached; by default those of this machine's loopback"
     )
     files_roots: Folders = Field(
         default=(), description="folders whose files may be read and written over HTTP; by default `files` in `home`"

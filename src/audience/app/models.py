@@ -28,7 +28,7 @@ RULES = Rules.name
 
 @dataclass(frozen=True)
 class Draft:
-    """A model that was checked, and not saved yet."""
+    """A model that was checked, and is not saved yet."""
 
     kind: str
     parameters: BaseModel
@@ -36,7 +36,8 @@ class Draft:
 
 
 class Models:
-    """A reference is `name@version`, `name@alias`, or `name` for the newest version."""
+    """Checks, saves, reads and tries models. A reference is `name@version`, `name@alias`, or `name` for the newest
+    version."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -46,7 +47,7 @@ class Models:
     def add(
         self, name: str, path: Path, actor: str, kind: str = RULES, notes: str = "", **options: Any
     ) -> tuple[str, tuple[str, ...]]:
-        """(`name@version`, warnings) of a rules file; of another kind, of a JSON file with its parameters."""
+        """Saves a rules file, or with `kind` a JSON file of parameters. Returns (`name@version`, warnings)."""
         if kind == RULES:
             draft = _draft_of_rules(*load_rules(path, **options))
         elif given := [key for key, value in options.items() if value is not None]:
@@ -56,17 +57,18 @@ class Models:
         return self.save_draft(name, draft, actor, notes=notes), draft.description.warnings
 
     def save(self, name: str, rules: RuleSet, actor: str, warnings: Sequence[str] = ()) -> str:
-        """`name@version` of a rule set that was checked, with what the check found."""
+        """Saves a checked rule set with the warnings of the check; returns `name@version`."""
         return self.save_draft(name, _draft_of_rules(rules, warnings), actor)
 
     def draft_rules(self, given: Any, **options: Any) -> Draft:
-        """Rules in any form of a JSON rules file, or a list of rules; a text: of a CSV file. Every fault is told."""
+        """Checks rules in any form of a JSON rules file, a list of rules, or the text of a CSV file. Raises BadInput
+        with every fault."""
         if isinstance(given, str):
             return _draft_of_rules(*parse_rules(given.encode(), "rules.csv", **options))
         return _draft_of_rules(*parse_document(given, **options))
 
     def draft(self, kind: str, given: Any) -> Draft:
-        """A model of which the parameters are all there is. Every fault is told."""
+        """Checks the parameters of a kind whose models need no training. Raises BadInput with every fault."""
         with named_errors(kind):
             parameters = checked_parameters(kind, given)
             if kind_of(kind).trainer(parameters) is not None:
@@ -76,7 +78,7 @@ class Models:
     def save_draft(
         self, name: str, draft: Draft, actor: str, key: IdempotencyKey | None = None, notes: str = ""
     ) -> str:
-        """`name@version`; the same parameters again are the same version."""
+        """Saves a checked model and returns `name@version`; the same parameters again are the same version."""
         check_name(name, "model")
         if not draft.description.inputs:
             raise BadInput("the model looks at no field: it needs one at least")
@@ -99,21 +101,21 @@ class Models:
     def page(
         self, limit: int | None = None, beginning: str | None = None, after: tuple[str, int] | None = None
     ) -> list[Record]:
-        """Versions by name and number, without definitions: of names that begin so; those after (name, version)."""
+        """Returns versions by name and number, without definitions: of names that begin so, after (name, version)."""
         return self.store.models.page(limit, beginning, after)
 
     def all(self) -> list[Record]:
-        """Every version; `definition` is null of large ones."""
+        """Returns every version; `definition` is null of large ones."""
         return self.store.models.all()
 
     def get(self, reference: str) -> Record:
-        """With its definition, and the aliases that lead to it."""
+        """Returns a version with its definition, and the aliases that lead to it."""
         record = self.store.models.get(reference)
         aliases = [a["alias"] for a in self.aliases(record["name"]) if a["version"] == record["version"]]
         return {**self._told(record), "aliases": aliases}
 
     def named(self, reference: str) -> str:
-        """What a reference leads to now: `name@version`."""
+        """Returns the `name@version` that a reference leads to now."""
         record = self.store.models.find(reference)
         return f"{record['name']}@{record['version']}"
 
@@ -127,7 +129,7 @@ class Models:
         return tuple(self._told(self.store.models.find(reference))["labels"])
 
     def _told(self, record: Record) -> Record:
-        """With inputs, labels and summary, which a large version from before revision 0006 lacks."""
+        """Returns a version with inputs, labels and summary, which a large one from before revision 0006 lacks."""
         if record["inputs"] is not None:
             return record
         kind = kind_of(record["kind"])
@@ -138,20 +140,20 @@ class Models:
     # using
 
     def try_out(self, reference: str, texts: Mapping[str, str | None]) -> Explanation:
-        """What it makes of one row, and why; `texts` by field, or under "" for all fields at once."""
+        """Returns what a model makes of one row, and why; `texts` by field, or under "" for all fields at once."""
         record = self._record(reference)
         row = {field: texts.get(field, texts.get("")) for field in record.inputs}
         with named_errors(record.kind):
             return kind_for(record).explain(record, self.store.blobs.get, row)
 
     def contents(self, reference: str, limit: int) -> Contents:
-        """The first parts that it is made of: rules, terms, members."""
+        """Returns the first parts of a model: rules, terms, members."""
         record = self._record(reference)
         with named_errors(record.kind):
             return kind_for(record).contents(record, self.store.blobs.get, limit)
 
     def load(self, reference: str) -> NamedModel:
-        """Ready for labeling, under the name that results carry."""
+        """Loads a model for labeling, under the name that results carry."""
         record = self._record(reference)
         with named_errors(record.kind):
             model = kind_for(record).load(record, self.store.blobs.get)
@@ -176,12 +178,12 @@ class Models:
     # names
 
     def aliases(self, name: str, at: dt.datetime | None = None) -> list[Record]:
-        """What each alias of a model leads to, now or at a moment of the past."""
+        """Returns the aliases of a model and their versions, now or at a moment of the past."""
         self.store.models.find(name)
         return self.store.models.aliases.of(name, at)
 
     def alias_history(self, name: str, alias: str | None = None) -> list[Record]:
-        """Every change, oldest first; null `version`: it was removed."""
+        """Returns every change of an alias, oldest first; null `version`: it was removed."""
         self.store.models.find(name)
         found = self.store.models.aliases.history(name, alias)
         if alias is not None and not found:
@@ -189,20 +191,20 @@ class Models:
         return found
 
     def set_alias(self, name: str, alias: str, version: int, actor: str) -> None:
-        """From now on the alias leads to this version; runs that were made before keep theirs."""
+        """Lets an alias lead to a version from now on; runs that were made before keep theirs."""
         self.store.models.aliases.set(name, alias, version, actor)
 
     def remove_alias(self, name: str, alias: str, actor: str) -> None:
-        """From now on the alias leads nowhere; its history stays."""
+        """Lets an alias lead nowhere from now on; its history stays."""
         self.store.models.aliases.remove(name, alias, actor)
 
     def rename(self, name: str, new: str, actor: str) -> None:
-        """All versions with their aliases; refused when runs used one."""
+        """Renames all versions with their aliases; refused when runs used one."""
         check_name(new, "model")
         self.store.models.rename(name, new, actor)
 
     def delete(self, reference: str, actor: str) -> None:
-        """A version, or by `name` all of them; refused when runs used one."""
+        """Deletes a version, or by `name` all of them; refused when runs used one."""
         self.store.models.delete(ModelReference.parse(reference), actor)
 
 

@@ -1,4 +1,5 @@
-"""Batches of a source -> result rows: range, groups, models, evidence, and everything that is counted on the way."""
+"""Turns batches of a source into result rows: range, groups, models, evidence, and everything that is counted on the
+way."""
 
 import datetime as dt
 import time
@@ -34,7 +35,7 @@ class NamedModel:
     quantity: str = "value"
 
     def predict(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Raises BadInput for an answer that is not what models promise, of which plug-ins may know less than we."""
+        """Predicts a batch. Raises BadInput for an answer that breaks the contract of models, which plug-ins may do."""
         output = self.model.predict(batch)
         for outputs in (OUTPUTS, VALUES):
             if output.schema.equals(outputs) and len(output) == len(batch):
@@ -63,7 +64,8 @@ class Labeler:
     def label(
         self, partition: int, batches: Iterable[pa.RecordBatch], statistics: PartitionStatistics
     ) -> Iterator[pa.RecordBatch]:
-        """Result rows in the order of the rows, and of the models within a row; `statistics` is filled on the way."""
+        """Yields result rows in the order of the rows, and of the models within a row; fills `statistics` on the
+        way."""
         n = 0
         started = time.perf_counter()
         for results in self._portions(batches, statistics):
@@ -77,7 +79,7 @@ class Labeler:
         statistics.seconds += time.perf_counter() - started
 
     def _portions(self, batches: Iterable[pa.RecordBatch], statistics: PartitionStatistics) -> Iterator[pl.DataFrame]:
-        """The results of so many rows at once as have about `BATCH_BYTES` of them, learned from rows before, also of
+        """Yields the results of so many rows at once as make about `BATCH_BYTES`, learned from rows before, also of
         other partitions: where every row has dozens of hits, its results are many times larger than the row."""
         size = self._learned[-1]
         for batch in batches:
@@ -108,7 +110,7 @@ class Labeler:
         return results
 
     def _storable(self, results: pl.DataFrame, statistics: PartitionStatistics) -> pl.DataFrame:
-        """Without the rows of which the target cannot hold a text: all results of such a row go."""
+        """Returns results without the rows of which the target cannot hold a text: all results of such a row go."""
         wrong = results.filter(holding(self.unstorable)) if self.unstorable else results.clear()
         if not len(wrong):
             return results
@@ -117,7 +119,7 @@ class Labeler:
         return results.join(wrong.select("row"), on="row", how="anti", maintain_order="left")
 
     def _usable(self, rows: pl.DataFrame, statistics: PartitionStatistics) -> pl.DataFrame:
-        """The rows to label, with their group and source_author; all others are counted."""
+        """Returns the rows to label, with their group and source_author; counts all others."""
         if rows["error"].null_count() < len(rows):
             statistics.put_aside(rows.filter(pl.col("error").is_not_null()).rename({"error": "reason"}))
             rows = rows.filter(pl.col("error").is_null())
@@ -146,7 +148,7 @@ class Labeler:
         return kept
 
     def _predict(self, batch: pa.RecordBatch, statistics: PartitionStatistics) -> pl.DataFrame:
-        """row, model, label, score and evidence of every label, by row and model."""
+        """Returns row, model, label, score and evidence of every label, by row and model."""
         waiting = pl.Series("row", range(len(batch)), dtype=pl.UInt32) if self.first_wins else None
         found = []
         for order, named in enumerate(self.models):
@@ -182,7 +184,7 @@ class Labeler:
 
 
 def _source_author(columns: Sequence[str]) -> pl.Expr:
-    """Who wrote a row: channel and author joined, trimmed at both ends; null without an author."""
+    """Returns the author of a row: channel and author joined, trimmed at both ends; null without an author."""
     if "author" not in columns:
         return pl.lit(None, pl.String)
     author = pl.concat_str("s_id", "author", separator="_") if "s_id" in columns else pl.col("author")
@@ -190,7 +192,7 @@ def _source_author(columns: Sequence[str]) -> pl.Expr:
 
 
 def _count_authors(rows: pl.DataFrame, statistics: PartitionStatistics) -> None:
-    """Distinct authors over all rows read, labelled or not."""
+    """Counts distinct authors over all rows read, labelled or not."""
     known = rows.select("group", "source_author").drop_nulls()
     hashed = known.select("group", pl.Series("hash", hash_texts(known["source_author"])))
     groups = hashed.partition_by("group", as_dict=True) if hashed["group"].n_unique() > 1 else {}
@@ -201,7 +203,7 @@ def _count_authors(rows: pl.DataFrame, statistics: PartitionStatistics) -> None:
 
 
 def _labels(output: pa.RecordBatch, inputs: pa.RecordBatch, model: str) -> pl.DataFrame:
-    """The labels of a model's output, one a row, with the text that they were found in."""
+    """Returns the labels of a model's output, one a row, with the text that they were found in."""
     lists = output.column("labels")
     entries = lists.flatten()
     frame = pl.DataFrame(
@@ -216,7 +218,8 @@ def _labels(output: pa.RecordBatch, inputs: pa.RecordBatch, model: str) -> pl.Da
 
 
 def _values(output: pa.RecordBatch, inputs: pa.RecordBatch, named: NamedModel) -> pl.DataFrame:
-    """The numbers that a model gives, each as the score of one label, with the text of the model's first input."""
+    """Returns the numbers that a model gives, each as the score of one label, with the text of the model's first
+    input."""
     frame = pl.DataFrame(
         {
             "row": pl.Series(range(len(output)), dtype=pl.UInt32),
@@ -231,8 +234,7 @@ def _values(output: pa.RecordBatch, inputs: pa.RecordBatch, named: NamedModel) -
 
 
 def _without_nan(output: pa.RecordBatch) -> pa.RecordBatch:
-    """What is no number (nan, infinity) is a row that the model could not tell: databases store it as something
-    else, or not at all."""
+    """Turns values that are not finite into model errors: databases store them as something else, or not at all."""
     value, error = output.columns
     wrong = pc.invert(pc.fill_null(pc.is_finite(value), True))
     reasons = pc.if_else(wrong, pa.scalar("its value is not a finite number", pa.large_string()), error)
@@ -241,7 +243,7 @@ def _without_nan(output: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _text_found_in(labels: pl.DataFrame, inputs: pa.RecordBatch) -> pl.Series:
-    """The whole text of the field of the first hit; of the model's first input where there is no evidence."""
+    """Returns the whole text of the field of the first hit; of the model's first input where there is no evidence."""
     names = inputs.schema.names
     fields = labels["evidence"].list.eval(pl.element().struct.field("field")).list.first().fill_null(names[0])
     texts = pl.Series("text", [None] * 0, dtype=pl.String).extend_constant(None, len(labels))
@@ -259,13 +261,13 @@ def _failed(output: pa.RecordBatch, part: pa.RecordBatch, model: str) -> pl.Data
 
 
 def _evidence_json(evidence: pl.Series) -> pl.Series:
-    """Each list of hits as JSON text."""
+    """Returns each list of hits as JSON text."""
     hits = _hits(evidence)
     return _joined(hits.with_columns(json=hits["hit"].struct.json_encode()), len(evidence))
 
 
 def _match_meta(evidence: pl.Series) -> pl.Series:
-    """The predecessor's form: `[[label, [[matched text in lower case, position], ...]], ...]`."""
+    """Returns hits in the predecessor's form: `[[label, [[matched text in lower case, position], ...]], ...]`."""
     hits = _hits(evidence).unnest("hit")
     texts = hits.select(pl.struct(pl.col("text").str.to_lowercase()).struct.json_encode())["text"]
     labels = hits.select(pl.struct("label").struct.json_encode())["label"]
@@ -279,13 +281,13 @@ def _match_meta(evidence: pl.Series) -> pl.Series:
 
 
 def _hits(evidence: pl.Series) -> pl.DataFrame:
-    """entry (position in `evidence`) and hit, one a row."""
+    """Returns entry (position in `evidence`) and hit, one a row."""
     frame = pl.DataFrame({"entry": pl.Series(range(len(evidence)), dtype=pl.UInt32), "hit": evidence})
     return frame.filter(pl.col("hit").list.len() > 0).explode("hit")
 
 
 def _joined(parts: pl.DataFrame, n: int) -> pl.Series:
-    """One JSON list an entry from its parts, which are in the order of entries; `[]` for entries without any."""
+    """Joins parts, which are in the order of entries, to one JSON list an entry; `[]` for entries without any."""
     offsets = np.zeros(n + 1, dtype=np.int64)
     np.cumsum(np.bincount(parts["entry"].to_numpy(), minlength=n), out=offsets[1:])
     lists = pl.from_arrow(pa.LargeListArray.from_arrays(offsets, parts["json"].to_arrow()))

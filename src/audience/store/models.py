@@ -1,4 +1,4 @@
-"""Models under names and versions, which never change."""
+"""Models under names and versions. A version never changes."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -23,7 +23,7 @@ RUNS_NAMED = 5
 
 @dataclass(frozen=True)
 class NewVersion:
-    """A version to be saved, in the columns of the table `model`. The `artifacts` are blobs already."""
+    """A version to save, in the columns of the table `model`. Its `artifacts` are blobs already."""
 
     kind: str
     digest: str
@@ -39,7 +39,7 @@ class NewVersion:
 
 
 class Models:
-    """Versions of models. Their aliases are `aliases`."""
+    """Keeps versions of models. Their aliases are `aliases`."""
 
     def __init__(self, database: Database, blobs: Blobs) -> None:
         self.database = database
@@ -47,8 +47,8 @@ class Models:
         self.aliases = Aliases(database)
 
     def add(self, name: str, new: NewVersion, actor: str, key: IdempotencyKey | None = None) -> str:
-        """`name@version`; the same digest again is the same version. A large definition is a blob before its row tells
-        of it."""
+        """Saves a version and returns `name@version`; the same digest again is the same version. A large definition is
+        a blob before its row names it."""
         row: Record = {"name": name, **{f.name: getattr(new, f.name) for f in fields(new)}, "created_by": actor}
         content = canonical(new.definition)
         if len(content) > LARGEST:
@@ -75,11 +75,11 @@ class Models:
         return connection.execute(sa.select(sa.func.max(c.version)).where(*same)).scalar()
 
     def get(self, reference: str) -> Record:
-        """A version with its definition, wherever that is."""
+        """Returns a version with its definition, from its row or its blob."""
         return self.whole(self.find(reference))
 
     def find(self, reference: str) -> Record:
-        """A version; `definition` is null when it is an artifact."""
+        """Returns a version; `definition` is null when it is an artifact."""
         with self.database.reading() as connection:
             return _found(connection, ModelReference.parse(reference))
 
@@ -89,14 +89,14 @@ class Models:
         return {**record, "definition": json.loads(self.blobs.get(record["artifacts"][DEFINITION]))}
 
     def all(self, name: str | None = None) -> list[Record]:
-        """Every version; `definition` is null of those that are kept as blobs."""
+        """Returns every version; `definition` is null of those that are kept as blobs."""
         query = sa.select(schema.model).order_by(schema.model.c.name, schema.model.c.version)
         return self.database.rows(query if name is None else query.where(schema.model.c.name == name))
 
     def page(
         self, limit: int | None = None, beginning: str | None = None, after: tuple[str, int] | None = None
     ) -> list[Record]:
-        """Versions by name and number, without definitions: of names that begin so; those after (name, version)."""
+        """Returns versions by name and number, without definitions: of names that begin so, after (name, version)."""
         c = schema.model.c
         query = sa.select(*(column for column in c if column.name != DEFINITION)).order_by(c.name, c.version)
         if beginning:
@@ -107,7 +107,7 @@ class Models:
         return self.database.rows(query if limit is None else query.limit(limit))
 
     def rename(self, name: str, new: str, actor: str) -> None:
-        """All versions, with their aliases; refused while runs are known that used one, for they name it."""
+        """Renames all versions, with their aliases. Refused while runs are known that used one, for they name it."""
         with self.database.writing() as connection:
             if not _versions(connection, name):
                 raise _unknown(connection, name)
@@ -121,7 +121,7 @@ class Models:
             note(connection, actor, "model.rename", name, to=new)
 
     def delete(self, reference: ModelReference, actor: str) -> None:
-        """A version, or all of them; refused while runs are known that used one, or an alias leads to it."""
+        """Deletes a version, or all of them. Refused while runs are known that used one, or an alias leads to it."""
         if reference.alias is not None:
             raise BadInput(f"{reference} is an alias: write the version to delete, or remove the alias")
         name, version = reference.name, reference.version
@@ -196,7 +196,7 @@ def _keep_number(connection: sa.Connection, name: str, last: int) -> None:
 
 
 def _check_unused(connection: sa.Connection, name: str, version: int | None, what: str) -> None:
-    """Of one version, or of any."""
+    """Refuses when a run used this version, or any when none is given."""
     operation = schema.operation
     query = sa.select(schema.run.c.id, schema.run.c.spec).join(operation, operation.c.id == schema.run.c.id)
     runs = connection.execute(query.order_by(operation.c.created_at))
