@@ -119,7 +119,7 @@ def test_panels_with_a_key_twice_or_half_a_pair_are_refused(tmp_path: Path) -> N
             load_panels(path)
     path.write_text('{"names": {"x": 1}, "conflict": {}}')
     with pytest.raises(
-        BadInput, match=r"(?s)names\.x: should be a text.*conflict: is not permitted here; known: names"
+        BadInput, match=r"(?s)names\.x: should be a text.*conflict: not permitted: there is no such field; known: names"
     ):
         load_panels(path)
 
@@ -132,7 +132,7 @@ def test_every_fault_of_a_rules_file_in_json_is_listed_with_its_line() -> None:
     assert "r.json:2 rule 1: a rule needs a pattern" in found
     assert "r.json:3 rule 2 label: is missing" in found
     assert "r.json:4 rule 3 any: should be a list" in found
-    assert "r.json:4 rule 3 al: is not permitted here; known: label, any" in found
+    assert "r.json:4 rule 3 al: not permitted: there is no such field; known: label, any" in found
     assert "r.json case: should be 'lower', 'ignore' or 'exact'" in found
     found = refused(b'{"x": [\n["a", "often"],\n"(",\n"a"],\n"y": "b"}', "r.json")
     assert "r.json:2 x[1]: should be a regex" in found

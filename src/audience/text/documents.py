@@ -273,7 +273,7 @@ def pydantic_reason(found: Any, known: Iterable[str] = ()) -> str:
     names = ", ".join(known)
     match found["type"]:
         case "extra_forbidden":
-            return f"is not permitted here{f'; known: {names}' if names else ''}"
+            return f"not permitted: there is no such field{f'; known: {names}' if names else ''}"
         case "missing":
             return "is missing"
         case "string_type":

@@ -221,7 +221,7 @@ def _from_document(document: Any, name: str, lines: Lines = MappingProxyType({})
             read.rules.append(Rule.model_validate(item))
             read.places.append(place)
         except ValidationError as error:
-            read.problems += problems_of(error, place, joint)
+            read.problems += problems_of(error, place, joint, Rule.model_fields)
     return read
 
 
