@@ -309,7 +309,7 @@ def test_faults_of_reading_and_of_meaning_are_listed_together_in_the_order_of_th
     assert [(problem.where, problem.reason) for problem in error.value.problems] == [
         ("r.json:2 rule 1", "a rule needs a pattern in `any` or `all`; with `none` alone it would hit every other row"),
         ("r.json:3 rule 2 label", "is missing"),
-        ("r.json:3 rule 2 labl", "not permitted: there is no such field"),
+        ("r.json:3 rule 2 labl", "not permitted: there is no such field; known: label, any, all, none, fields"),
         ("r.json:4 rule 3", "the keyword is empty"),
         ("r.json case", "should be 'lower', 'ignore' or 'exact'"),
     ]
