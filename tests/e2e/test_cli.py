@@ -196,7 +196,8 @@ LABEL = ("label", "posts.db", "--rules", "author=gender.csv", "--target", "label
         (("sample",), "no run"),
         (("source", "remove", "nobody"), "no source 'nobody'"),
         (("source", "test", "nobody"), "neither a saved source"),
-        (("export", "--to", "out.xls"), "no run"),
+        (("export", "--to", "out.xls"), "an export ends in .csv, .jsonl, .parquet"),
+        (("export", "--to", "out.csv"), "no run"),
     ],
 )
 def test_bad_input_gets_an_answer_to_act_on(posts, tmp_path, monkeypatch, capsys, arguments, told):
