@@ -20,6 +20,7 @@ from audience.app.requests import PublicationRequest, PublishRequest, RunRequest
 from audience.app.root import App
 from audience.jobs.control import JobCancelled, JobControl
 from audience.labeling.export import encoded
+from audience.labeling.groups import GroupMap
 from audience.settings import Settings
 from audience.store import schema
 from audience.store.engines import migrating, open_engine
@@ -79,6 +80,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Old:
     (folder / "gender.csv").write_text(RULES, encoding="utf-8")
     app.models.add("gender", folder / "gender.csv", LOCAL, fields=("author",))
     app.sources.add("posts", SourceRequest(location=str(folder / "posts.db")), LOCAL)
+    app.mappings.save_groups("taiwan", GroupMap.checked({"c": "forum"}, None), LOCAL)
     runs = {name: _ask(app, folder, name) for name in ("done", "more", "quiet", "aborted", "running")}
     for name in ("done", "more", "quiet"):
         app.operations.work_on(runs[name])
