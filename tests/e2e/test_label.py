@@ -396,18 +396,18 @@ def test_a_field_without_a_column_is_refused_with_the_roles_there_are(app, table
 def test_a_full_disk_is_waited_for_and_what_was_finished_is_kept(
     tmp_path, table, rules, target, monkeypatch, max_retries
 ):
-    from audience.tables.sqlite import target as sqlite_target
+    from audience.tables.sqlite.load import Loader
 
-    insert, calls = sqlite_target._insert, []
+    load, calls = Loader.load, []
 
-    def full(db: sqlite3.Connection, batch: object) -> int:
+    def full(loader: Loader, batch: object) -> int:
         calls.append(batch)
         if len(calls) == 3:
-            pages = db.execute("PRAGMA page_count").fetchone()[0]
-            db.execute(f"PRAGMA max_page_count = {pages}")
-        return insert(db, batch)
+            pages = loader._db.execute("PRAGMA page_count").fetchone()[0]
+            loader._db.execute(f"PRAGMA max_page_count = {pages}")
+        return load(loader, batch)
 
-    monkeypatch.setattr(sqlite_target, "_insert", full)
+    monkeypatch.setattr(Loader, "load", full)
     app = App(Settings(home=tmp_path / "h", retry_s=0.01, max_retries=max_retries))
     gender = app.models.add("gender", rules(GENDER), LOCAL, fields=("author",))[0]
     source = table([post(i, f"媽{i}" + "長" * 2000) for i in range(60)])
