@@ -33,7 +33,7 @@ KINDS = [*FILES, *SERVERS]
 SEX = {"/male": "sex", "/female": "sex", "/married": "bond", "/unmarried": "bond"}
 DAY = dt.datetime(2024, 5, 1, 12, 30, 0, 250)
 Pairs = Sequence[tuple[int, str, str]]
-"""(run, subject, panel), in the order of rows."""
+"""(run, subject, panel), in the order of rows; `a@c` is the author `a` of the channel `c`."""
 
 
 @pytest.fixture(params=KINDS)
@@ -59,11 +59,12 @@ def attempt(version: int, fence: int | None = None, **values: Any) -> Publishing
 def batch(pairs: Pairs, first: int = 0) -> pa.RecordBatch:
     rows = [
         {
-            "subject": subject,
+            "subject": subject.partition("@")[0],
             "panel": panel,
             "id": f"p{n}",
             "task_id": f"task{run}",
-            "source_author": subject,
+            "source_author": subject.partition("@")[0],
+            "field_content": subject.partition("@")[2] or None,
             "create_time": DAY + dt.timedelta(seconds=n),
             "match_content": f"先生 {n}",
             "model": f"m@{run}",
@@ -101,7 +102,13 @@ def rows(publisher: Publisher, index: str = "forum") -> list[dict[str, Any]]:
 
 def pairs_of(publisher: Publisher, index: str = "forum") -> dict[tuple[str, str], tuple[int, int]]:
     """(subject, panel) -> the version that it is published since, and the version that brought its row."""
-    return {(r["subject"], r["panel"]): ((r["published_at"] - DAY).days, r["version"]) for r in rows(publisher, index)}
+    return {
+        ("@".join(filter(None, [r["subject"], r["field_content"]])), r["panel"]): (
+            (r["published_at"] - DAY).days,
+            r["version"],
+        )
+        for r in rows(publisher, index)
+    }
 
 
 def everything(url: str) -> list[str]:
@@ -176,7 +183,7 @@ def replace_all(old: dict[Any, Any], before: dict[Any, Any]) -> bool:
 PAIRS = st.lists(
     st.tuples(
         st.integers(1, 3),
-        st.sampled_from(["a", "A", "a b", "é👩‍👧", "'\"; DROP", "a\0b", "\\N"]),
+        st.sampled_from(["a", "A", "a b", "é👩‍👧", "'\"; DROP", "a\0b", "\\N", "a@c", "a@d"]),
         st.sampled_from([*SEX, "/free", "/Free", "/😀"]),
     ),
     max_size=25,

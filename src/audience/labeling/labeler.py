@@ -193,13 +193,22 @@ def _source_author(columns: Sequence[str]) -> pl.Expr:
 
 def _count_authors(rows: pl.DataFrame, statistics: PartitionStatistics) -> None:
     """Counts distinct authors over all rows read, labelled or not."""
-    known = rows.select("group", "source_author").drop_nulls()
-    hashed = known.select("group", pl.Series("hash", hash_texts(known["source_author"])))
+    known = rows.select("group", "source_author", pl.col("^s_id$")).drop_nulls()
+    hashed = known.select("group", hash=_hashed(known))
     groups = hashed.partition_by("group", as_dict=True) if hashed["group"].n_unique() > 1 else {}
     for (group,), part in groups.items() or ([((hashed["group"][0],), hashed)] if len(hashed) else []):
         statistics.authors.add(str(group), part["hash"])
     if len(known) < len(rows):
         count_into(statistics.authorless, rows.filter(pl.col("source_author").is_null())["group"])
+
+
+def _hashed(authors: pl.DataFrame) -> pl.Series:
+    """Returns a hash of each author of a channel: `amy` of `car_talk` is not `talk_amy` of `car`, whose
+    `source_author` is the same."""
+    hashes = hash_texts(authors["source_author"])
+    if "s_id" in authors.columns:
+        hashes = hashes ^ (hash_texts(authors["s_id"]) >> np.uint64(1))  # shifted: equal texts do not give zero
+    return pl.Series("hash", hashes)
 
 
 def _labels(output: pa.RecordBatch, inputs: pa.RecordBatch, model: str) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""From results to production: resolves conflicts in the database, group by group, and counts what comes of it."""
+"""From results to production: resolves conflicts in the target, group by group, and counts what comes of it."""
 
 from typing import Any
 

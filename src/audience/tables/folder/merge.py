@@ -11,7 +11,11 @@ import pyarrow.parquet as pq
 from audience.tables.files.parquet import opened, rows_per_batch
 from audience.tables.publications import PUBLISHED_SCHEMA, Change, Publishing
 
-PAIR = ["subject", "panel"]
+SUBJECT = ["subject", "channel"]
+"""`channel` is computed: that of an author; empty where the subject is a row. Authors of two channels may have one
+`subject`."""
+CHANNEL = pl.when(pl.col("source_author").is_not_null()).then(pl.col("field_content")).fill_null("").alias("channel")
+PAIR = [*SUBJECT, "panel"]
 
 
 @dataclass(frozen=True)
@@ -41,16 +45,16 @@ class Merge:
         if not path.exists():
             nothing = pl.from_arrow(PUBLISHED_SCHEMA.empty_table())
             assert isinstance(nothing, pl.DataFrame)
-            return nothing.with_row_index("row").with_columns(conflict=pl.lit(None, pl.String)).lazy()
+            return nothing.with_row_index("row").with_columns(CHANNEL, conflict=pl.lit(None, pl.String)).lazy()
         conflict, groups = pl.lit(None, pl.String), self.publishing.conflicts
         if groups:
             conflict = pl.col("panel").replace_strict(groups, default=None, return_dtype=pl.String)
-        return _scan(path).with_columns(conflict=conflict)
+        return _scan(path).with_columns(CHANNEL, conflict=conflict)
 
     def _winners(self) -> pl.DataFrame:
         """Returns the new rows that count, in their order."""
         newest = pl.col("n") == pl.col("n").max().over(PAIR)
-        last = pl.col("run") == pl.col("run").max().over("subject", "conflict")
+        last = pl.col("run") == pl.col("run").max().over(*SUBJECT, "conflict")
         keys = self._keys(self.new_file).select("row", *PAIR, "conflict", "run", "n")
         winners = keys.filter(newest & (pl.col("conflict").is_null() | last))
         return winners.select("row", *PAIR, "conflict").sort("row").collect()
@@ -59,7 +63,9 @@ class Merge:
         p = self.publishing
         kept = winners.lazy().select("row", *PAIR)
         if len(old):
-            kept = kept.join(_scan(self.old_file).select(*PAIR, "published_at"), on=PAIR, how="left")
+            kept = kept.join(
+                _scan(self.old_file).with_columns(CHANNEL).select(*PAIR, "published_at"), on=PAIR, how="left"
+            )
         else:
             kept = kept.with_columns(published_at=pl.lit(None, pl.Datetime("us")))
         times = kept.select("row", pl.col("published_at").fill_null(pl.lit(p.at, pl.Datetime("us")))).sort("row")
@@ -69,18 +75,18 @@ class Merge:
 
 def _unopposed(old: pl.DataFrame, winners: pl.DataFrame) -> pl.DataFrame:
     """Returns the old rows that no new one stands against, in their order."""
-    contested = winners.filter(pl.col("conflict").is_not_null()).select("subject", "conflict").unique()
+    contested = winners.filter(pl.col("conflict").is_not_null()).select(*SUBJECT, "conflict").unique()
     staying = old.join(winners.select(PAIR), on=PAIR, how="anti")
-    return staying.join(contested, on=["subject", "conflict"], how="anti").sort("row")
+    return staying.join(contested, on=[*SUBJECT, "conflict"], how="anti").sort("row")
 
 
 def _changes(before: pl.DataFrame, old: pl.DataFrame, after: pl.DataFrame) -> list[Change]:
     """Returns how many rows of each panel have changed. `old`: what of `before` may be kept."""
     fresh = after.join(old, on=PAIR, how="anti")
-    contested = old.filter(pl.col("conflict").is_not_null()).select("subject", "conflict").unique()
+    contested = old.filter(pl.col("conflict").is_not_null()).select(*SUBJECT, "conflict").unique()
     parts = {
-        "added": fresh.join(contested, on=["subject", "conflict"], how="anti"),
-        "changed": fresh.join(contested, on=["subject", "conflict"], how="semi"),
+        "added": fresh.join(contested, on=[*SUBJECT, "conflict"], how="anti"),
+        "changed": fresh.join(contested, on=[*SUBJECT, "conflict"], how="semi"),
         "kept": after.join(old, on=PAIR, how="semi"),
         "dropped": before if len(old) < len(before) else before.join(after, on=PAIR, how="anti"),
     }

@@ -28,7 +28,8 @@ from audience.tables.base import PRODUCTION_COLUMNS, RESULT_SCHEMA, ConflictRule
 from audience.tables.batches import rebatched
 from audience.tables.folder.fence import present_fence, published, raise_fence, remove, writing_folder
 from audience.tables.folder.parquet import batches_of, mapped_errors, metadata_of, temporary_name, to_disk
-from audience.tables.folder.production import resolved
+from audience.tables.folder.production import produced
+from audience.tables.production import NARROW
 from audience.tables.result_rows import STORED, with_time_texts
 
 MARK, STATISTICS, AUTHORS = "audience.mark", "audience.statistics", "audience.authors"
@@ -134,7 +135,8 @@ class FolderTarget:
         with temporary_name(unfinished) as temporary, mapped_errors(final):
             temporary.touch()
             self._check_fence(task, fence)  # not before the file is there: see folder_fence
-            production = resolved(self._parts(task), group, rules)
+            narrow = self.results(task, group, NARROW)
+            production = produced(self._parts(task), narrow, rules)
             production.frame.sink_parquet(temporary, compression="zstd", metadata=PRODUCTION_MARK)
             to_disk(temporary)
             temporary.replace(final)

@@ -7,11 +7,11 @@ from typing import Any
 from audience.databases.mysql import quoted
 from audience.tables.mysql.schema import TEXT, TYPES
 from audience.tables.publications import PUBLISHED_SCHEMA, STAGED_SCHEMA, Change, Publishing
-from audience.tables.sql.publications import AT_FORMAT
+from audience.tables.sql.publications import AT_FORMAT, channel_of
 
 # Long texts cannot be keys here: subjects and panels are told apart by 128 bits of SHA-256. Rows are numbered, so that
 # long ones are written in the order they are read; all that is compared is in slim temporary tables, each of which may
-# stand in a statement once only.
+# stand in a statement once only. Tables of earlier versions have keys without channels, under other names.
 KEY = "BINARY(16)"
 TYPE_OF = {
     **TYPES,
@@ -24,7 +24,7 @@ TYPE_OF = {
 COLUMNS = ", ".join(map(quoted, PUBLISHED_SCHEMA.names))
 PUBLISHED = (
     "place BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY, "
-    f"subject_key {KEY} NOT NULL, panel_key {KEY} NOT NULL, {{columns}}"
+    f"subject_hash {KEY} NOT NULL, panel_hash {KEY} NOT NULL, {{columns}}"
 )
 MATCHED = (
     f"{{name}} (n BIGINT PRIMARY KEY, subject {KEY} NOT NULL, panel {KEY} NOT NULL, conflict {KEY}, since DATETIME(6), "
@@ -32,7 +32,8 @@ MATCHED = (
     "KEY pair (subject, panel), KEY contest (subject, conflict))"
 )
 PUBLISHED_KEYS = """
-ALTER TABLE {following} ADD UNIQUE KEY pair (subject_key, panel_key), ADD KEY subject (subject(64))
+ALTER TABLE {following}
+    ADD UNIQUE KEY pair (subject_hash, panel_hash), ADD KEY subject (subject(64)), ADD KEY panel (panel(64))
 """
 """Made when the table is full: sorting is faster than finding the place of every row."""
 TABLES = (
@@ -43,8 +44,9 @@ TABLES = (
 CONFLICT = "INSERT INTO conflict VALUES ({panel}, {name})"
 OLD = """
 INSERT INTO old_pair
-SELECT o.place, o.subject_key, o.panel_key, c.name, o.published_at, IF(%(replace)s, 'dropped', 'kept')
-FROM {present} o LEFT JOIN conflict c ON c.panel = o.panel_key
+SELECT o.place, o.subject, o.panel, c.name, o.published_at, IF(%(replace)s, 'dropped', 'kept')
+FROM (SELECT place, {old_subject} AS subject, {old_panel} AS panel, published_at FROM {present} t) o
+LEFT JOIN conflict c ON c.panel = o.panel
 """
 NEW = """
 INSERT INTO new_pair
@@ -53,7 +55,7 @@ FROM (
     SELECT k.n, k.run, k.subject, k.panel, c.name,
         ROW_NUMBER() OVER (PARTITION BY k.subject, k.panel ORDER BY k.n DESC) AS newest,
         MAX(k.run) OVER (PARTITION BY k.subject, c.name) AS last_run
-    FROM (SELECT n, run, {subject} AS subject, {panel} AS panel FROM {incoming}) k
+    FROM (SELECT n, run, {subject} AS subject, {panel} AS panel FROM {incoming} t) k
     LEFT JOIN conflict c ON c.panel = k.panel) j
 LEFT JOIN old_pair o ON o.subject = j.subject AND o.panel = j.panel AND NOT %(replace)s
 WHERE j.newest = 1 AND (j.name IS NULL OR j.run = j.last_run)
@@ -70,12 +72,12 @@ UPDATE old_pair o JOIN new_pair n ON n.subject = o.subject AND n.panel = o.panel
 WHERE NOT %(replace)s
 """
 NEW_ROWS = """
-INSERT INTO {following} (subject_key, panel_key, {columns})
+INSERT INTO {following} (subject_hash, panel_hash, {columns})
 SELECT n.subject, n.panel, {taken} FROM new_pair n STRAIGHT_JOIN {incoming} r ON r.n = n.n ORDER BY n.n
 """
 OLD_ROWS = """
-INSERT INTO {following} (subject_key, panel_key, {columns})
-SELECT r.subject_key, r.panel_key, {kept} FROM old_pair o STRAIGHT_JOIN {present} r ON r.place = o.n
+INSERT INTO {following} (subject_hash, panel_hash, {columns})
+SELECT o.subject, o.panel, {kept} FROM old_pair o STRAIGHT_JOIN {present} r ON r.place = o.n
 WHERE o.fate = 'kept' ORDER BY o.n
 """
 STEPS = (OLD, NEW, CHANGED, CONTESTED, RENEWED, OLD_ROWS, NEW_ROWS, PUBLISHED_KEYS)
@@ -106,6 +108,7 @@ def merge(
 ) -> list[Change]:
     """Fills the table `following` from `incoming` and `present`, which stay as they are; the changes by panel."""
     _make_tables(cursor, publishing.conflicts)
+    is_hashed = bool(cursor.execute(f"SHOW COLUMNS FROM {quoted(present or following)} LIKE 'subject_hash'"))
     names = {
         "incoming": quoted(incoming),
         "following": quoted(following),
@@ -113,8 +116,10 @@ def merge(
         "columns": COLUMNS,
         "taken": ", ".join(map(_taken, PUBLISHED_SCHEMA.names)),
         "kept": ", ".join(f"r.{quoted(name)}" for name in PUBLISHED_SCHEMA.names),
-        "subject": _key("subject"),
-        "panel": _key("panel"),
+        "subject": _subject_key("t"),
+        "panel": _key("t.panel"),
+        "old_subject": "subject_hash" if is_hashed else _subject_key("t"),
+        "old_panel": "panel_hash" if is_hashed else _key("t.panel"),
     }
     at = publishing.at.strftime(AT_FORMAT)
     values = {"replace": publishing.replace, "at": at, "version": publishing.version}
@@ -145,6 +150,12 @@ def _changes(cursor: Any, index: str, names: dict[str, str]) -> Iterator[Change]
             counts[panel] = tuple(before + int(n) for before, n in zip(counts[panel], fates, strict=True))
     for panel in sorted(counts):
         yield Change(index, panel, *counts[panel])
+
+
+def _subject_key(row: str) -> str:
+    """Returns SQL of the key of a subject: of a channel and its author, or of a row."""
+    channel = channel_of(row)
+    return _key(f"CONCAT(CHAR_LENGTH({channel}), ':', {channel}, {row}.subject)")
 
 
 def _key(text: str) -> str:

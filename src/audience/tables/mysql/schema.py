@@ -34,6 +34,7 @@ class MysqlDialect(Dialect):
 INSERT INTO {TASKS} VALUES (%s, %s, 'open')
 ON DUPLICATE KEY UPDATE fence = IF(state = 'open' AND fence <= VALUES(fence), VALUES(fence), fence)
 """
+    temporary, by_key = "TEMPORARY", "STRAIGHT_JOIN"
     deleted = f"INSERT INTO {TASKS} VALUES (%s, 0, 'deleted') ON DUPLICATE KEY UPDATE state = 'deleted'"
 
     def checked(self, name: str) -> str:

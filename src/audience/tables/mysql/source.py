@@ -7,16 +7,15 @@ import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
-from urllib.parse import quote, urlencode
 
 import pyarrow as pa
 
-from audience.databases.mysql import CONNECT_TIMEOUT_S, quoted
+from audience.databases.mysql import quoted
 from audience.errors import BadInput
 from audience.tables.base import Partition, Selection, SourceSpec
 from audience.tables.batches import NOT_A_TIME, fetched, rebatched
+from audience.tables.mysql.bulk import DriverPanic, read_at_once
 from audience.tables.mysql.server import MysqlServer
-from audience.tables.sql.read_timeout import read_timeout
 from audience.tables.sql.slices import Bounds, Column
 from audience.tables.sql.source import Index, Rows, ServerSource
 
@@ -24,7 +23,6 @@ PIECE_BYTES = 32 * 2**20
 FIRST_ROW_BYTES = 64 * 2**10
 """What a row is taken to have before any was read: the first piece is small."""
 GROWTH = 16
-SHOWN_CHARACTERS = 300
 KINDS = {
     **dict.fromkeys(("tinyint", "smallint", "mediumint", "int", "bigint"), "integer"),
     **dict.fromkeys(("char", "varchar", "tinytext", "text", "mediumtext", "longtext"), "text"),
@@ -39,7 +37,6 @@ UTF8 = ("utf8mb4", "utf8mb3", "utf8", "ascii")
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
 PADDED = re.compile(r"zerofill", re.IGNORECASE)
 """Of integers that the server shows with zeros before them, and a driver without."""
-ERROR_NUMBER = re.compile(r"ERROR (\d+) \(\w+\): (.*?)(?: \}|$)", re.DOTALL)
 
 
 class MysqlDialect:
@@ -251,36 +248,15 @@ class MysqlSource(ServerSource):
         sql = self._sql(names, bounds, where, exact=self._is_exact)
         try:
             return self._asked(sql)
-        except _Panic as panic:
+        except DriverPanic as panic:
             if self._is_exact:
                 raise BadInput(f"{self.name} holds a value that the driver cannot read ({panic})") from panic
         self._is_exact = True
         return self._fetch(names, bounds, where)
 
     def _asked(self, sql: str) -> list[pa.RecordBatch]:
-        import connectorx
-
-        with self.gate, read_timeout(self.server.host, self.server.port, self.spec.read_timeout_s):
-            try:
-                answer = connectorx.read_sql(
-                    _url(self.server), sql, return_type="arrow", pre_execution_query=[*self._settings]
-                )
-            except (KeyboardInterrupt, SystemExit):
-                raise
-            except BaseException as error:  # a panic is no Exception
-                raise self._as_ours(error) from None  # its own text may hold values of rows
-        batches: list[pa.RecordBatch] = answer.to_batches()
-        return batches
-
-    def _as_ours(self, error: BaseException) -> Exception:
-        if type(error).__name__ == "PanicException":
-            return _Panic("a time or a number beyond what it knows")
-        number, reason = 0, str(error)
-        if match := ERROR_NUMBER.search(reason):
-            number, reason = int(match[1]), match[2]
-        for secret in (self.server.password, quote(self.server.password, safe="")):
-            reason = reason.replace(secret, "***") if secret else reason
-        return self.server.as_ours(RuntimeError(number, reason[:SHOWN_CHARACTERS]))
+        with self.gate:
+            return read_at_once(self.server, sql, self._settings, self.spec.read_timeout_s)
 
     def _stream(
         self, names: Sequence[str], bounds: Bounds, where: str, partition: Partition
@@ -308,24 +284,10 @@ class MysqlSource(ServerSource):
         return self._batch(names, arrays, first_row, columns[len(names)] if len(columns) > len(names) else None)
 
 
-class _Panic(Exception):
-    """The driver gave up on a value."""
-
-
 def _times(column: pa.Array) -> pa.Array:
     if pa.types.is_large_binary(column.type):
         column = column.cast(pa.large_string()).cast(pa.int64())
     return column.cast(pa.timestamp("us"))
-
-
-def _url(server: MysqlServer) -> str:
-    """As connectorx takes it. Not through a local socket, which it prefers: who may come in that way may differ."""
-    options = {"prefer_socket": "false", "tcp_connect_timeout_ms": str(CONNECT_TIMEOUT_S * 1000)}
-    if server.tls:
-        options["ssl-mode"] = "VERIFY_IDENTITY" if server.ca else "REQUIRED"
-    if server.ca:
-        options["ssl-ca"] = server.ca
-    return f"{server.url}?{urlencode(options)}"
 
 
 def _kind(data_type: Any) -> str:

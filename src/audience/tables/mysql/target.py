@@ -6,18 +6,23 @@ from typing import Any
 
 import pyarrow as pa
 
-from audience.databases.mysql import listed, quoted
+from audience.databases.mysql import SQL_MODE, listed, quoted
 from audience.errors import BadInput, NotFound
+from audience.tables.base import RESULT_SCHEMA
 from audience.tables.batches import BATCH_BYTES
-from audience.tables.mysql.production import make_tables, resolve_conflicts
+from audience.tables.mysql.bulk import read_at_once
 from audience.tables.mysql.schema import DIALECT, LONGEST_TASK, create, create_task_tables, groups_of, is_prepared
 from audience.tables.mysql.server import MysqlServer, plain_values
+from audience.tables.production import NARROW
 from audience.tables.result_rows import result_batch
 from audience.tables.sql.target import Loader, SqlTarget
 
 WAIT_S = 600
 FIRST_PIECE_ROWS = 256
 PIECE_ROWS = 8_192
+BULK_ROWS = 200_000
+BULK_BYTES = 32 * 2**20
+NARROW_SCHEMA = pa.schema([RESULT_SCHEMA.field(name) for name in NARROW])
 DELETE_ROWS = 20_000
 AFTER = {
     ("partition", "n"): "(`partition` > %(partition)s OR `partition` = %(partition)s AND n > %(n)s)",
@@ -31,7 +36,6 @@ class MysqlTarget(SqlTarget):
     dialect = DIALECT
     _create_task_tables = staticmethod(create_task_tables)
     _groups = staticmethod(groups_of)
-    _resolve_conflicts = staticmethod(resolve_conflicts)
 
     def __init__(self, shown: str, url: str) -> None:
         super().__init__(shown)
@@ -50,7 +54,7 @@ class MysqlTarget(SqlTarget):
         with self._making() as cursor:
             try:
                 with self.server.mapped_errors():
-                    make_tables(cursor)
+                    cursor.execute(DIALECT.standing)
             except BadInput as error:
                 grant = f"GRANT CREATE TEMPORARY TABLES ON {quoted(self.server.database)}.* TO {self.server.user}@'%'"
                 raise BadInput(f"{error}: production needs temporary tables: {grant}") from error
@@ -93,9 +97,8 @@ class MysqlTarget(SqlTarget):
 
     @contextlib.contextmanager
     def _producing(self) -> Iterator[Any]:
-        """Makes the temporary tables first: no lock is held meanwhile."""
-        with self.server.transaction() as connection, connection.cursor() as cursor:
-            make_tables(cursor)
+        with self._writing() as cursor:
+            cursor.execute(DIALECT.standing)
             yield cursor
 
     def _run(self, session: Any, sql: str, values: Sequence[Any] = ()) -> Any:
@@ -133,6 +136,26 @@ class MysqlTarget(SqlTarget):
             batch = result_batch(names, [row[: len(names)] for row in rows], group)
             yield batch
             place["limit"] = max(1, min(PIECE_ROWS, len(rows) * BATCH_BYTES // max(batch.nbytes, 1)))
+
+    def _narrow_rows(self, session: Any, task: str, group: str) -> Iterator[pa.RecordBatch]:
+        """Reads in bulk, on another connection: nobody changes the task's results while its fence is locked."""
+        times = {"create_time": "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', create_time)"}
+        columns = ", ".join(f"{times.get(name, quoted(name))} AS {quoted(name)}" for name in NARROW)
+        table = quoted(DIALECT.results_table(group))
+        place, size = {"partition": -1, "n": -1}, FIRST_PIECE_ROWS
+        while True:
+            after = AFTER["partition", "n"] % place
+            sql = (
+                f"SELECT {columns} FROM {table} WHERE task_id = _utf8mb4 X'{task.encode().hex()}' AND {after} "
+                f"ORDER BY `partition`, n LIMIT {size}"
+            )
+            batches = read_at_once(self.server, sql, (f"SET sql_mode = '{SQL_MODE}'",), WAIT_S)
+            n_rows = sum(map(len, batches))
+            yield from (batch.cast(NARROW_SCHEMA) for batch in batches)
+            if n_rows < size:
+                return
+            place = {name: batches[-1][name][-1].as_py() for name in place}
+            size = max(1, min(BULK_ROWS, n_rows * BULK_BYTES // (sum(b.nbytes for b in batches) + 1)))
 
     def _remove(self, session: Any, table: str, column: str, key: Sequence[str], task: str) -> None:
         """Deletes in parts, in the order of the key: it is found without a sort."""

@@ -27,6 +27,10 @@ class Loader:
             load(self._connection, DIALECT.results_table(group), frame)
         return len(batch)
 
+    def load_frame(self, table: str, frame: pl.DataFrame) -> None:
+        """Loads rows into a table that has these columns."""
+        load(self._connection, table, frame)
+
     def check_mark(self, mark: Sequence[Any]) -> None:
         """Refuses none: what is too large the server refuses by itself, and goes on."""
 

@@ -3,22 +3,22 @@
 from typing import Any
 
 from audience.databases.postgres import listed
-from audience.tables.postgres.production import PLANNING
+from audience.tables.postgres.schema import PLANNING
 from audience.tables.publications import CONTENT, PUBLISHED_SCHEMA, Change, Publishing
+from audience.tables.sql.publications import channel_of, same
 
-KEYS = ("subject", "panel")
 CONFLICT = "conflict AS (SELECT * FROM unnest(%(panels)s::text[], %(names)s::text[]) AS k (panel, name))"
 NEW_ROWS = f"""
 INSERT INTO {{following}} (subject, panel, published_at, version, {listed(CONTENT.names)})
 WITH {CONFLICT},
 judged AS (
     SELECT k.n, k.run, c.name,
-        row_number() OVER (PARTITION BY k.subject, k.panel ORDER BY k.n DESC) AS newest,
-        max(k.run) OVER (PARTITION BY k.subject, c.name) AS last_run
+        row_number() OVER (PARTITION BY k.subject, {channel_of("k")}, k.panel ORDER BY k.n DESC) AS newest,
+        max(k.run) OVER (PARTITION BY k.subject, {channel_of("k")}, c.name) AS last_run
     FROM {{incoming}} k LEFT JOIN conflict c ON c.panel = k.panel)
 SELECT s.subject, s.panel, coalesce(o.published_at, %(at)s), %(version)s, {{content}}
 FROM judged j JOIN {{incoming}} s ON s.n = j.n
-LEFT JOIN {{old}} o ON o.subject = s.subject AND o.panel = s.panel AND NOT %(replace)s
+LEFT JOIN {{old}} o ON {same("o", "s")} AND o.panel = s.panel AND NOT %(replace)s
 WHERE j.newest = 1 AND (j.name IS NULL OR j.run = j.last_run)
 """
 OLD_ROWS = f"""
@@ -26,24 +26,28 @@ INSERT INTO {{following}} ({{columns}})
 WITH {CONFLICT}
 SELECT {{kept}} FROM {{old}} o LEFT JOIN conflict k ON k.panel = o.panel
 WHERE NOT %(replace)s
-    AND NOT EXISTS (SELECT FROM {{following}} x WHERE x.subject = o.subject AND x.panel = o.panel)
+    AND NOT EXISTS (SELECT FROM {{following}} x WHERE {same("x", "o")} AND x.panel = o.panel)
     AND NOT EXISTS (
         SELECT FROM {{following}} x JOIN conflict j ON j.panel = x.panel
-        WHERE x.subject = o.subject AND j.name = k.name)
+        WHERE {same("x", "o")} AND j.name = k.name)
 """
 CHANGES = f"""
 WITH {CONFLICT},
-contested AS (SELECT DISTINCT p.subject, j.name FROM {{old}} p JOIN conflict j ON j.panel = p.panel),
+contested AS (
+    SELECT DISTINCT p.subject, {channel_of("p")} AS channel, j.name
+    FROM {{old}} p JOIN conflict j ON j.panel = p.panel),
+there AS (SELECT x.subject, {channel_of("x")} AS channel, x.panel FROM {{following}} x),
+was AS (SELECT o.subject, {channel_of("o")} AS channel, o.panel FROM {{old}} o),
 judged AS (
-    SELECT coalesce(x.panel, o.panel) AS panel, x.subject,
+    SELECT coalesce(x.panel, o.panel) AS panel, x.subject, x.channel,
         x.subject IS NOT NULL AS is_there, o.subject IS NOT NULL AS was
-    FROM {{following}} x FULL JOIN {{old}} o ON o.subject = x.subject AND o.panel = x.panel)
+    FROM there x FULL JOIN was o ON o.subject = x.subject AND o.channel = x.channel AND o.panel = x.panel)
 SELECT j.panel,
     count(*) FILTER (WHERE is_there AND NOT was AND c.subject IS NULL),
     count(*) FILTER (WHERE is_there AND NOT was AND c.subject IS NOT NULL),
     count(*) FILTER (WHERE is_there AND was), count(*) FILTER (WHERE NOT is_there)
 FROM judged j LEFT JOIN conflict k ON k.panel = j.panel
-LEFT JOIN contested c ON c.subject = j.subject AND c.name = k.name
+LEFT JOIN contested c ON c.subject = j.subject AND c.channel = j.channel AND c.name = k.name
 GROUP BY j.panel
 """
 REPLACEMENTS = """

@@ -23,6 +23,8 @@ TASK_TABLES = {
     "statistics text NOT NULL, authors bytea NOT NULL, PRIMARY KEY (task, partition)",
     TASKS: f"task {TEXT} PRIMARY KEY, fence bigint NOT NULL, state text NOT NULL",
 }
+PLANNING = ("SET LOCAL enable_nestloop = off", "SET LOCAL work_mem = '64MB'")
+"""A new table has no statistics: a nested loop that looks cheap could take hours."""
 DDL_LOCK = 7_018_290_412_771_003
 """Any number that is not another program's: two of us do not create one table at once."""
 

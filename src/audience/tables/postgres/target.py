@@ -11,8 +11,7 @@ from audience.errors import NotFound
 from audience.tables.base import RESULT_SCHEMA
 from audience.tables.batches import rebatched
 from audience.tables.postgres.load import NUL, Loader
-from audience.tables.postgres.production import resolve_conflicts
-from audience.tables.postgres.schema import DIALECT, create, create_task_tables, groups_of, is_prepared
+from audience.tables.postgres.schema import DIALECT, PLANNING, create, create_task_tables, groups_of, is_prepared
 from audience.tables.postgres.server import PostgresServer
 from audience.tables.sql.target import Session, SqlTarget
 
@@ -28,7 +27,6 @@ class PostgresTarget(SqlTarget):
     _create_task_tables = staticmethod(create_task_tables)
     _groups = staticmethod(groups_of)
     _loader = staticmethod(Loader)
-    _resolve_conflicts = staticmethod(resolve_conflicts)
 
     def __init__(self, shown: str, url: str) -> None:
         super().__init__(shown)
@@ -61,7 +59,12 @@ class PostgresTarget(SqlTarget):
     def _writing(self) -> Session:
         return self.server.transaction()
 
-    _producing = _writing
+    @contextlib.contextmanager
+    def _producing(self) -> Iterator[Any]:
+        with self.server.transaction() as connection:
+            for statement in (*PLANNING, f"{DIALECT.standing} ON COMMIT DROP"):
+                connection.execute(statement)
+            yield connection
 
     def _create(self, session: Any, table: str, columns: Sequence[str], key: tuple[str, ...], /) -> None:
         create(session, table, DIALECT.declared(columns, key))

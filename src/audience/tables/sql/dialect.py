@@ -4,7 +4,8 @@ What is here is what SQLite and PostgreSQL say; MariaDB and MySQL differ in thei
 
 from collections.abc import Callable, Mapping, Sequence
 
-from audience.tables.sql.schema import MARKS, TASKS
+from audience.tables.base import PRODUCTION_COLUMNS
+from audience.tables.sql.schema import MARKS, STANDING, TASKS
 
 
 class Dialect:
@@ -22,6 +23,9 @@ INSERT INTO {TASKS} AS t VALUES (%s, %s, 'open')
 ON CONFLICT (task) DO UPDATE SET fence = excluded.fence WHERE t.fence <= excluded.fence AND t.state = 'open'
 """
     """(task, fence): admits a fence that is as new as the present one."""
+    temporary = "TEMP"
+    by_key = "JOIN"
+    """A join that looks rows up, one after another, in the order of the table before it."""
     deleted = f"INSERT INTO {TASKS} VALUES (%s, 0, 'deleted') ON CONFLICT (task) DO UPDATE SET state = 'deleted'"
 
     def __init__(self, quoted: Callable[[str], str], types: Mapping[str, str], text: str) -> None:
@@ -79,6 +83,25 @@ ON CONFLICT (task) DO UPDATE SET fence = excluded.fence WHERE t.fence <= exclude
         not read."""
         columns = self.listed(("partition", "rows", "statistics"))
         return f"SELECT {columns}, {'authors' if authors else self.no_bytes} FROM {MARKS} WHERE task = %s"
+
+    @property
+    def standing(self) -> str:
+        """Returns DDL of a table of the session's own: which rows stand for their pairs."""
+        columns = ", ".join(f"{self.quoted(name)} BIGINT NOT NULL" for name in ("partition", "n", "posts", "at"))
+        return f"CREATE {self.temporary} TABLE {STANDING} ({columns})"
+
+    def produced(self, group: str) -> str:
+        """Returns SQL of (task): copies the rows that stand into production, by time."""
+        columns = [name for name in PRODUCTION_COLUMNS if name != "posts"]
+        key = self.listed(("at", "partition", "n"))
+        partition = self.quoted("partition")
+        return f"""
+INSERT INTO {self.quoted(self.production_table(group))} ({self.listed(columns)}, posts, n)
+SELECT {", ".join(f"r.{self.quoted(name)}" for name in columns)}, w.posts, w.place
+FROM (SELECT {partition}, n, posts, row_number() OVER (ORDER BY {key}) AS place FROM {STANDING}) w
+{self.by_key} {self.quoted(self.results_table(group))} r
+    ON r.task_id = %s AND r.{partition} = w.{partition} AND r.n = w.n
+"""
 
     def row(self, table: str, columns: Sequence[str]) -> str:
         """Returns SQL of (task, partition, n): one result row, its time as text."""

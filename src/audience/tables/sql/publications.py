@@ -19,6 +19,17 @@ Moves = Sequence[tuple[str, str]]
 """Tables that are renamed, one after another: (name, new name)."""
 
 
+def channel_of(row: str) -> str:
+    """Returns SQL of the channel that `subject` is an author of; empty where it is a row. Authors of two channels may
+    have one `subject`."""
+    return f"CASE WHEN {row}.source_author IS NULL THEN '' ELSE coalesce({row}.field_content, '') END"
+
+
+def same(one: str, other: str) -> str:
+    """Returns SQL that holds for rows of one subject."""
+    return f"{one}.subject = {other}.subject AND {channel_of(one)} = {channel_of(other)}"
+
+
 @dataclass(frozen=True)
 class Row:
     """A row of `audience_publication`. `state`: open or deleted; `indexes`: those that are or were published; `begun`:

@@ -6,6 +6,8 @@ OURS = "Audience, layout 1"
 """The comment, on a server, of every table that we made: others are left alone. A change of layout counts it up."""
 TASKS, MARKS = "audience_task", "audience_partition"
 """Who may write (`task, fence, state`), and what is written (`task, partition, ...`)."""
+STANDING = "audience_standing"
+"""A temporary table of who makes production."""
 MARKS_KEY, RESULTS_KEY, PRODUCTION_KEY = ("task", "partition"), ("task_id", "partition", "n"), ("task_id", "n")
 
 

@@ -9,14 +9,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+import polars as pl
 import pyarrow as pa
 
 from audience.errors import Conflict
 from audience.tables.base import PRODUCTION_COLUMNS, ConflictRules, Mark, Statistics
 from audience.tables.batches import rebatched
+from audience.tables.production import NARROW, standing_rows
 from audience.tables.result_rows import STORED, gathered, result_batch, shown_rows
 from audience.tables.sql.dialect import Dialect
-from audience.tables.sql.schema import MARKS, MARKS_KEY, PRODUCTION_KEY, RESULTS_KEY
+from audience.tables.sql.schema import MARKS, MARKS_KEY, PRODUCTION_KEY, RESULTS_KEY, STANDING
 
 Session = contextlib.AbstractContextManager[Any]
 
@@ -26,6 +28,9 @@ class Loader(Protocol):
 
     def load(self, batch: pa.RecordBatch) -> int:
         """Returns the number of rows, all of which are in their tables; raises BadInput with one that is refused."""
+
+    def load_frame(self, table: str, frame: pl.DataFrame) -> None:
+        """Loads rows into a table that has these columns."""
 
     def check_mark(self, mark: Sequence[Any]) -> None:
         """Refuses a mark that the database could not store."""
@@ -62,7 +67,7 @@ class SqlTarget(ABC):
 
     @abstractmethod
     def _producing(self) -> Session:
-        """Opens a transaction for production."""
+        """Opens a transaction for production, with the temporary table STANDING."""
 
     @abstractmethod
     def _create_task_tables(self, session: Any, /) -> None: ...
@@ -92,9 +97,9 @@ class SqlTarget(ABC):
     ) -> Iterator[pa.RecordBatch]:
         """Yields the task's rows of a table in the order of the key, bounded in memory."""
 
-    @abstractmethod
-    def _resolve_conflicts(self, session: Any, task: str, group: str, rules: ConflictRules, /) -> tuple[int, int]:
-        """Makes the production rows; returns (rows, distinct subjects)."""
+    def _narrow_rows(self, session: Any, task: str, group: str) -> Iterator[pa.RecordBatch]:
+        """Yields the columns NARROW of a task's results, bounded in memory."""
+        return self._rows(session, self.dialect.results_table(group), RESULTS_KEY[1:], task, NARROW, group)
 
     def _remove(self, session: Any, table: str, column: str, key: Sequence[str], task: str) -> None:
         """Removes a task's rows, which `column` tells, of a table with this key."""
@@ -179,7 +184,17 @@ class SqlTarget(ABC):
             self._check_fence(session, task, fence, self.dialect.lock)
             table = self.dialect.quoted(self.dialect.production_table(group))
             self._run(session, f"DELETE FROM {table} WHERE task_id = %s", (task,))
-            return self._resolve_conflicts(session, task, group, rules)
+            return self._produce(session, task, group, rules)
+
+    def _produce(self, session: Any, task: str, group: str, rules: ConflictRules) -> tuple[int, int]:
+        n_rows = n_subjects = 0
+        loader = self._loader(session)
+        for standing, n in standing_rows(self._narrow_rows(session, task, group), rules):
+            if len(standing):
+                loader.load_frame(STANDING, standing)
+            n_rows, n_subjects = n_rows + len(standing), n_subjects + n
+        self._run(session, self.dialect.produced(group), (task,))
+        return n_rows, n_subjects
 
     def delete(self, task: str) -> None:
         """Bars the task first and for good. What is deleted then may be deleted in parts: its writers are gone, or are

@@ -24,6 +24,10 @@ class Loader:
             load(self._db, DIALECT.results_table(group), frame)
         return len(batch)
 
+    def load_frame(self, table: str, frame: pl.DataFrame) -> None:
+        """Loads rows into a table that has these columns, in this order."""
+        load(self._db, table, frame)
+
     def check_mark(self, mark: Sequence[Any]) -> None:
         """Refuses none: what fits into memory fits into a file."""
 

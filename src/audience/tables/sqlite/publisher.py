@@ -43,7 +43,7 @@ from audience.tables.sql.publications import (
 )
 from audience.tables.sql.schema import not_ours
 from audience.tables.sqlite.load import load
-from audience.tables.sqlite.merge import KEYS, merge
+from audience.tables.sqlite.merge import merge
 from audience.tables.sqlite.schema import DIALECT, columns_of, create
 from audience.tables.sqlite.server import SqliteFile
 
@@ -98,7 +98,7 @@ class SqlitePublisher:
         with self._transaction(publishing.fence) as db:
             _drop(db, following(index), incoming(index))
             create(db, incoming(index), STAGED_SCHEMA.names, ("n",))
-            create(db, following(index), PUBLISHED_SCHEMA.names, KEYS)
+            create(db, following(index), PUBLISHED_SCHEMA.names)
         for batch in rows:
             with self._transaction(publishing.fence) as db:
                 load(db, incoming(index), pl.DataFrame(batch).select(STAGED_SCHEMA.names))

@@ -7,6 +7,7 @@ from audience.databases.sqlite import quoted
 from audience.tables.result_rows import STORED
 from audience.tables.sql.dialect import Dialect
 from audience.tables.sql.schema import MARKS, TASKS, not_ours
+from audience.tables.sqlite.server import PAGE_BYTES
 
 TYPES = {"score": "REAL", **dict.fromkeys(("partition", "n", "posts", "run", "version", "fence", "former"), "INTEGER")}
 TASK_TABLES = f"""
@@ -36,14 +37,20 @@ def groups_of(db: sqlite3.Connection) -> list[str]:
     return [name for name in names if columns_of(db, f"results_{name}") == list(STORED)]
 
 
-def create(db: sqlite3.Connection, table: str, columns: Sequence[str], key: tuple[str, ...], /) -> None:
+def create(db: sqlite3.Connection, table: str, columns: Sequence[str], key: tuple[str, ...] = (), /) -> None:
     """Creates one of our tables, unless another process just did; one of that name which is not ours is left alone and
     reported."""
     if not columns_of(db, table):
-        declared = DIALECT.declared(columns, key)
-        db.execute(f"CREATE TABLE IF NOT EXISTS {quoted(table)} ({declared}) WITHOUT ROWID")
+        # A row that lies in its key's own tree takes an overflow page of its own when a fraction of a page is too small
+        # for it: small pages would be three quarters empty.
+        option = "WITHOUT ROWID" if key and _page_bytes(db) >= PAGE_BYTES else ""
+        db.execute(f"CREATE TABLE IF NOT EXISTS {quoted(table)} ({DIALECT.declared(columns, key)}) {option}")
     if columns_of(db, table) != list(columns):
         raise not_ours(table)
+
+
+def _page_bytes(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA page_size").fetchone()[0])
 
 
 def columns_of(db: sqlite3.Connection, table: str) -> list[str]:

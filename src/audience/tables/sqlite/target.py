@@ -1,5 +1,6 @@
 """SQLite as a target: result and production tables, and the marks that say which partitions are in them."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from audience.tables.result_rows import result_batch
 from audience.tables.sql.schema import TASKS
 from audience.tables.sql.target import Session, SqlTarget
 from audience.tables.sqlite.load import Loader
-from audience.tables.sqlite.production import resolve_conflicts
 from audience.tables.sqlite.schema import DIALECT, TASK_TABLES, create, groups_of
 from audience.tables.sqlite.server import SqliteFile
 
@@ -24,7 +24,6 @@ class SqliteTarget(SqlTarget):
     _create = staticmethod(create)
     _groups = staticmethod(groups_of)
     _loader = staticmethod(Loader)
-    _resolve_conflicts = staticmethod(resolve_conflicts)
 
     def __init__(self, url: str, path: Path) -> None:
         super().__init__(url, place=str(path))
@@ -49,7 +48,13 @@ class SqliteTarget(SqlTarget):
     def _changing(self) -> Session:
         return self._file.transaction()
 
-    _writing = _producing = _changing
+    _writing = _changing
+
+    @contextlib.contextmanager
+    def _producing(self) -> Iterator[Any]:
+        with self._file.transaction() as db:
+            db.execute(DIALECT.standing)
+            yield db
 
     def _create_task_tables(self, session: Any) -> None:
         session.executescript(TASK_TABLES)
