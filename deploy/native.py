@@ -43,6 +43,14 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.1)
 
 
+def is_running(pid: str) -> bool:
+    """Whether a process is there, and no zombie that nobody asks for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 class Process:
     """One process with its log in a folder; killed and started again as often as wanted."""
 
@@ -162,6 +170,17 @@ class Postgres(Database):
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         super().start()
         wait_until(self.answers, "PostgreSQL")
+
+    def kill(self) -> None:
+        """With the processes of its sessions, which are in groups of their own: while one lives, its memory is in use
+        and no other server starts."""
+        children = Path(f"/proc/{self.running.pid}/task/{self.running.pid}/children") if self.running else None
+        pids = children.read_text().split() if children and children.exists() else []
+        super().kill()
+        for pid in map(int, pids):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not any(map(is_running, pids)), "the end of PostgreSQL's sessions")
 
     def execute(self, *statements: str) -> None:
         from audience.tables.postgres.server import PostgresServer

@@ -29,6 +29,22 @@ def exported(installation: Installation, run: str) -> str:
     return hashlib.sha256(installation.program("export", run, "--sort")).hexdigest()
 
 
+def killed_while_working(installation: Installation, run: str) -> bool:
+    """Kills a worker that has a job and cannot finish it any more: it is asked while the worker stands still."""
+    for worker in installation.app.store.workers.all():
+        pid = int(worker["name"].rpartition(":")[2])
+        try:
+            os.kill(pid, signal.SIGSTOP)
+        except ProcessLookupError:
+            continue
+        jobs = installation.app.store.operations.jobs(run)
+        owns_one = any(job["worker"] == worker["id"] and job["state"] == "taken" for job in jobs)
+        os.kill(pid, signal.SIGKILL if owns_one else signal.SIGCONT)
+        if owns_one:
+            return True
+    return False
+
+
 @pytest.mark.parametrize("server", ["mysql_url", "postgres_url"])
 def test_a_run_whose_records_are_on_a_server_survives_its_workers(request, tmp_path, posts, server):
     with started(tmp_path, posts, "labels", store_url=request.getfixturevalue(server)) as installation:
@@ -36,8 +52,7 @@ def test_a_run_whose_records_are_on_a_server_survives_its_workers(request, tmp_p
         installation.start_worker("up", "--workers", "2", "--port", free_port())
         for n in (2, 8):
             installation.wait_for_partitions(run, n)
-            workers = installation.app.store.workers.all()
-            os.kill(int(workers[0]["name"].rpartition(":")[2]), signal.SIGKILL)
+            wait_until(lambda: killed_while_working(installation, run), "a worker with a job is killed")
         installation.check_same(run)
         assert exported(installation, run) == posts.undisturbed.results
         assert any(job["losses"] for job in installation.app.store.operations.jobs(run))
