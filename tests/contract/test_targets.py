@@ -647,7 +647,7 @@ def settle(rows: list[Row], conflicts: dict[str, str], by_author: bool) -> list[
     """Production, row by row in plain Python."""
 
     def at(r: Row) -> dt.datetime:
-        return r["create_time"] or dt.datetime.min
+        return r["create_time"] or dt.datetime(1, 1, 1)
 
     posts: dict[Any, set[str]] = {}
     newest: dict[Any, Row] = {}

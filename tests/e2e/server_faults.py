@@ -1,6 +1,7 @@
 """Installations whose source and target are on database servers of their own, which can be killed, put to sleep, cut
 off and filled up."""
 
+import atexit
 import contextlib
 import shutil
 import sqlite3
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 from faults import Fingerprint, Installation, Posts, make_posts, missing
 from native import Mariadb, Postgres
 
@@ -71,12 +71,12 @@ def fill(server: Server, rows: sqlite3.Cursor) -> None:
         cursor.execute("CREATE INDEX ON posts (id)")
 
 
-def folder_of(factory: pytest.TempPathFactory, name: str) -> Path:
-    """One that the user of a server may look into."""
-    folder, everybodys = factory.mktemp(name), Path(tempfile.gettempdir())
-    for each in (folder, *folder.parents):
-        if everybodys in each.parents:
-            each.chmod(0o755)
+def folder_of(name: str) -> Path:
+    """One that the user of a server may look into; gone with this process. Not among pytest's: whoever starts another
+    pytest closes those to all other users."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
+    folder.chmod(0o755)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 

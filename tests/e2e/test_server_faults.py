@@ -19,8 +19,8 @@ FULL_S = 4.0
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    with pair_of(KINDS[request.param], folder_of(tmp_path_factory, request.param), ROWS) as pair:
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    with pair_of(KINDS[request.param], folder_of(request.param), ROWS) as pair:
         yield pair
 
 

@@ -49,8 +49,8 @@ def test_run_is_the_same_whatever_happens_to_its_workers(large, seed):
 
 
 @pytest.fixture(scope="module", params=SERVERS)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    with pair_of(SERVERS[request.param], folder_of(tmp_path_factory, request.param), 20_000) as pair:
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    with pair_of(SERVERS[request.param], folder_of(request.param), 20_000) as pair:
         yield pair
 
 
