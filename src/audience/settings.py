@@ -1,7 +1,7 @@
 """One frozen Settings, from environment variables `AUDIENCE_*` and a file `.env`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
@@ -16,6 +16,7 @@ def _by_commas(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+ResultColumn = Literal["id", "source_author", "panel", "create_time", "field_content", "model", "score"]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_by_commas)]
 Folders = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_by_commas)]
 
@@ -126,6 +127,9 @@ class Settings(BaseSettings):
         description="folder or URL of what is too large for the records; by default `blobs` in `home`",
     )
     partition_rows: int = Field(default=200_000, ge=1, le=10_000_000, description="rows of a partition, about")
+    result_indexes: Annotated[tuple[ResultColumn, ...], NoDecode, BeforeValidator(_by_commas)] = Field(
+        default=(), description="columns of result tables that get an index, as in `id,panel`; each slows labeling"
+    )
     workers: int = Field(default=2, ge=0, le=64, description="worker processes that `audience up` starts")
     threads: int = Field(default=2, ge=1, le=64, description="jobs worked on at once in one worker process")
     queues: Names = Field(default=("default",), description="queues that workers serve unless `--queue` says so")

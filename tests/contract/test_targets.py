@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audience.errors import BadInput, Conflict
-from audience.tables.base import PRODUCTION_COLUMNS, RESULT_SCHEMA, ConflictRules, Target
+from audience.tables.base import PRODUCTION_COLUMNS, RESULT_SCHEMA, Bound, ConflictRules, ResultLayout, Target
 from audience.tables.mysql.server import MysqlServer
 from audience.tables.postgres.server import PostgresServer
 from audience.tables.registry import open_target
@@ -677,6 +677,79 @@ def test_author_of_a_channel_is_not_another_whose_joined_name_is_the_same(target
     assert filled(target, rows).produce(TASK, "forum", 1, BY_AUTHOR) == (2, 2)
     found = [(r["field_content"], r["panel"], r["posts"]) for r in production(target)]
     assert found == [("car_talk", "/male", 1), ("car", "/female", 2)]
+
+
+NUMBERS = ResultLayout({"id": Bound("signed"), "source_author": Bound("text", 20), "field_content": Bound("text", 8)})
+"""Of a source whose ids are whole numbers, and whose texts have lengths."""
+
+
+def test_rows_come_back_as_texts_where_ids_are_numbers(target: Target) -> None:
+    target.prepare(TASK, 1, ["forum"], NUMBERS)
+    rows = [row(n, id=str(n * 10**15), field_content="s") for n in range(3)]
+    write(target, rows)
+    assert results(target) == rows
+    assert [r["id"] for r in target.fetch(TASK, [("forum", 0, 2)])] == [rows[2]["id"]]
+    target.produce(TASK, "forum", 1, BY_AUTHOR)
+    assert [r["id"] for r in production(target)] == [rows[2]["id"]]
+
+
+@pytest.mark.parametrize("later", [ResultLayout({"id": Bound("text", 40)}), ResultLayout()])
+def test_tables_are_widened_for_a_source_with_other_types(target: Target, later: ResultLayout) -> None:
+    target.prepare(TASK, 1, ["forum"], NUMBERS)
+    rows = [row(0, id="12", source_author="a" * 20, field_content="s" * 8)]
+    write(target, rows)
+    target.prepare("other", 1, ["forum"], later)
+    others = [row(0, id="中" * 40, task_id="other", source_author="b" * 900, field_content="t" * 900)]
+    write(target, others, task="other")
+    target.prepare("third", 1, ["forum"], NUMBERS)
+    assert results(target) == rows
+    assert results(target, task="other") == others
+
+
+def indexes_of(url: str, run: Callable[[str], list[Any]], table: str) -> set[str]:
+    if url.startswith("mysql"):
+        schema = "table_schema = DATABASE() AND"
+        sql = f"SELECT column_name FROM information_schema.statistics WHERE {schema} table_name = '{table}'"
+    elif url.startswith("postgresql"):
+        of_index = "pg_attribute JOIN pg_index ON indexrelid = attrelid"
+        sql = f"SELECT attname FROM {of_index} WHERE indrelid = '{table}'::regclass"
+    else:
+        sql = f"SELECT i.name FROM pragma_index_list('{table}') l, pragma_index_info(l.name) i"
+    return {name for (name,) in run(sql)}
+
+
+def test_production_has_indexes_and_results_those_that_are_wanted(target: Target, url: str) -> None:
+    if not is_database(url):
+        pytest.skip("files have no indexes")
+    target.prepare(TASK, 1, ["forum"])
+    with database(url) as run:
+        assert {"source_author", "panel"} <= indexes_of(url, run, "production_forum")
+        assert indexes_of(url, run, "results_forum") == {"task_id", "partition", "n"}
+    wanted = ("id", "source_author", "panel", "create_time", "field_content", "model", "score")
+    target.prepare(TASK, 1, ["forum"], ResultLayout(indexes=wanted))
+    target.prepare(TASK, 1, ["forum"], ResultLayout(indexes=wanted))
+    with database(url) as run:
+        assert indexes_of(url, run, "results_forum") == {"task_id", "partition", "n", *wanted}
+    long = [row(0, **dict.fromkeys(("id", "source_author", "field_content"), "é" * 4000))]
+    write(target, long)
+    assert results(target) == long
+
+
+@pytest.mark.parametrize(("page_bytes", "has_rowid"), [(0, False), (4096, True)])
+def test_wide_rows_fit_the_pages_of_a_sqlite_file(tmp_path: Path, page_bytes: int, has_rowid: bool) -> None:
+    """A row in the tree of its key spills into a page of its own where pages are small: such a file has rowids."""
+    path = tmp_path / "labels.db"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        for statement in (f"PRAGMA page_size = {page_bytes}", "CREATE TABLE theirs (a)") if page_bytes else ():
+            db.execute(statement)
+    rows = [row(n, match_content="x" * 1000) for n in range(2000)]
+    target = filled(open_target(str(path)), rows)
+    with database(str(path)) as run:
+        tables = run("SELECT name, wr FROM pragma_table_list WHERE name LIKE 'results_%'")
+        [(n_pages,)], [(page,)] = run("PRAGMA page_count"), run("PRAGMA page_size")
+    assert tables == [("results_forum", int(not has_rowid))]
+    assert n_pages * page < 2000 * 1600
+    assert results(target) == rows
 
 
 def test_deleted_task_leaves_nothing_and_bars_late_writers(target: Target, url: str) -> None:

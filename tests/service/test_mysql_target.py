@@ -15,7 +15,7 @@ from private_mariadb import running_mariadb
 from pymysql import err
 
 from audience.errors import BadInput, Conflict, NotFound, Transient
-from audience.tables.base import RESULT_SCHEMA, ConflictRules, Target
+from audience.tables.base import RESULT_SCHEMA, Bound, ConflictRules, ResultLayout, Target
 from audience.tables.mysql.load import LoadingConnection
 from audience.tables.mysql.server import MysqlServer
 from audience.tables.registry import open_target
@@ -319,3 +319,47 @@ def test_names_that_are_too_long_are_refused(target: Target) -> None:
         target.prepare(TASK, 1, ["g" * 60])
     with pytest.raises(BadInput, match="more than 100 characters"):
         target.prepare("t" * 101, 1, ["forum"])
+
+
+@pytest.mark.parametrize("collation", ["utf8mb4_bin", "utf8mb4_general_ci", "utf8mb4_unicode_ci"])
+def test_results_are_joined_with_a_source_of_any_collation(mysql_url: str, collation: str) -> None:
+    with sql(mysql_url) as run:
+        declared = "id VARCHAR(40), author VARCHAR(20), number BIGINT PRIMARY KEY, KEY (id)"
+        run(f"CREATE TABLE posts ({declared}) CHARACTER SET utf8mb4 COLLATE {collation}")
+        run("INSERT INTO posts VALUES ('p1', 'a', 1), ('p2', 'b', 2)")
+    target = open_target(mysql_url)
+    target.prepare(TASK, 1, ["forum"], ResultLayout({"id": Bound("text", 40)}, indexes=("id",)))
+    target.write(TASK, 0, 1, [batch(1, 2)], Counted())
+    target.produce(TASK, "forum", 1, NOBODY)
+    with sql(mysql_url) as run:
+        found = "SELECT p.number FROM results_forum r JOIN posts p ON p.id = r.id ORDER BY 1"
+        assert run(found) == [(1,), (2,)]
+        assert run("SELECT p.id FROM production_forum r JOIN posts p ON p.author = r.source_author") == [("p1",)]
+
+
+def test_ids_of_a_source_of_numbers_are_numbers(mysql_url: str) -> None:
+    target = open_target(mysql_url)
+    target.prepare(TASK, 1, ["forum"], ResultLayout({"id": Bound("unsigned")}))
+    target.write(TASK, 0, 1, [batch(1, id=str(2**64 - 1))], Counted())
+    with sql(mysql_url) as run:
+        assert run("SELECT id FROM results_forum") == [(2**64 - 1,)]
+    with pytest.raises(BadInput, match="cannot be written"):
+        target.write(TASK, 1, 1, [batch(2, partition=1, id="p2")], Counted())
+
+
+def test_tables_of_an_earlier_version_go_on_working(mysql_url: str) -> None:
+    """Their texts have no bounds and another collation."""
+    target = open_target(mysql_url)
+    target.prepare(TASK, 1, ["forum"])
+    with sql(mysql_url) as run:
+        for table in ("results_forum", "production_forum"):
+            run(f"ALTER TABLE {table} MODIFY panel LONGTEXT")
+            run(f"ALTER TABLE {table} CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin")
+            run(f"ALTER TABLE {table} MODIFY id LONGTEXT, MODIFY source_author LONGTEXT, MODIFY field_content LONGTEXT")
+        run("ALTER TABLE production_forum DROP KEY panel, DROP KEY source_author")
+    target.prepare(TASK, 2, ["forum"], ResultLayout({"id": Bound("signed")}, indexes=("id",)))
+    assert target.write(TASK, 0, 2, [batch(1, 2, 3)], Counted())
+    assert target.produce(TASK, "forum", 2, NOBODY) == (1, 1)
+    with sql(mysql_url) as run:
+        shown = "SELECT collation_name FROM information_schema.columns WHERE table_schema = DATABASE()"
+        assert set(run(f"{shown} AND table_name = 'results_forum' AND column_name = 'id'")) == {("utf8mb4_nopad_bin",)}

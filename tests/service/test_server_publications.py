@@ -120,6 +120,19 @@ def test_reader_that_does_not_end_keeps_the_old_version_and_the_attempt_says_so(
     assert (mysql.versions().version, published(mysql)) == (2, [NEW, NEW])
 
 
+def test_version_of_an_earlier_audience_is_merged_with(mysql: Publisher, mysql_url: str) -> None:
+    """Its keys are of the author alone, under other names."""
+    publish(mysql, attempt(2), ("ben", "/male"))
+    with MysqlServer.at(mysql_url).session() as connection, connection.cursor() as cursor:
+        for table in ("published_forum", "published_blog"):
+            cursor.execute(f"UPDATE {table} SET subject_hash = LEFT(UNHEX(SHA2(subject, 256)), 16)")
+            old = "CHANGE subject_hash subject_key BINARY(16), CHANGE panel_hash panel_key BINARY(16), DROP KEY panel"
+            cursor.execute(f"ALTER TABLE {table} {old}")
+            cursor.execute(f"ALTER TABLE {table} CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin")
+    publish(mysql, attempt(3), *NEW)
+    assert published(mysql) == [[("amy", "/female"), ("ben", "/male")]] * 2
+
+
 def test_server_that_forbids_load_data_local_is_published_to(tmp_path: Path) -> None:
     with running_mariadb(tmp_path / "server", "--local-infile=0") as server:
         publisher = open_publisher(server.url("audience_test"), ID, "labels")

@@ -1,7 +1,6 @@
 """Which rows stand for their pairs: in memory, and cut into slices on disk."""
 
 import random
-from functools import partial
 from pathlib import Path
 
 import polars as pl

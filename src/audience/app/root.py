@@ -100,8 +100,10 @@ class App:
         from audience.jobs.sweeping import SweepingJobs
         from audience.jobs.testing import TestingJobs
 
+        indexes = self.settings.result_indexes
+        openers = (self.models.load, self.locations.source, self.locations.target)
         return {
-            **LabelingJobs(self.store, self.models.load, self.locations.source, self.locations.target).kinds(),
+            **LabelingJobs(self.store, *openers, indexes).kinds(),
             **self.publications.jobs.kinds(),
             **TestingJobs(self.store, self.locations.source).kinds(),
             **ExportJobs(self.store, self.exports.rows_of).kinds(),

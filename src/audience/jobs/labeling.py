@@ -18,7 +18,7 @@ from audience.jobs.control import JobControl
 from audience.jobs.kinds import JobKind, Outcome
 from audience.jobs.memory import MemoryWatch
 from audience.labeling.labeler import Labeler, NamedModel
-from audience.labeling.plan import RunSpec, TaskSpec
+from audience.labeling.plan import RunSpec, TaskSpec, result_layout
 from audience.labeling.production import produce
 from audience.labeling.statistics import PartitionStatistics, TaskStatistics, task_report
 from audience.store import operations, runs, tasks
@@ -52,6 +52,7 @@ class LabelingJobs:
     load_model: Callable[[str], NamedModel]
     open_source: Callable[[SourceSpec], Source]
     target_of: Callable[[RunSpec], Target]
+    result_indexes: tuple[str, ...] = ()
     memory: MemoryWatch = field(default_factory=MemoryWatch)
     _contexts: dict[tuple[str, int], TaskContext] = field(default_factory=dict)
     _opening: dict[tuple[str, int], Lock] = field(default_factory=dict)
@@ -97,7 +98,8 @@ class LabelingJobs:
                 control.check()
                 self.store.tasks.save_plan(task_id, map(asdict, plan.partitions), plan.set_aside)
             # The fence goes before the marks: a late writer could add one that is not among those read.
-            context.target.prepare(task_id, job["arguments"]["fence"], context.spec.groups.names)
+            layout = result_layout(context.source, self.result_indexes)
+            context.target.prepare(task_id, job["arguments"]["fence"], context.spec.groups.names, layout)
             finished = [_finished(mark) for mark in context.target.marks(task_id, authors=False)]
         return Outcome(details=(peak, finished, "author" in context.source.roles))
 

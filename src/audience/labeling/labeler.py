@@ -15,6 +15,7 @@ from audience.errors import BadInput
 from audience.labeling.distinct import hash_texts
 from audience.labeling.groups import GroupMap
 from audience.labeling.panels import Panels
+from audience.labeling.plan import SEPARATOR
 from audience.labeling.statistics import PartitionStatistics, count_into
 from audience.models.base import EVIDENCE, OUTPUTS, VALUES, Model
 from audience.tables.base import RESULT_SCHEMA
@@ -187,7 +188,7 @@ def _source_author(columns: Sequence[str]) -> pl.Expr:
     """Returns the author of a row: channel and author joined, trimmed at both ends; null without an author."""
     if "author" not in columns:
         return pl.lit(None, pl.String)
-    author = pl.concat_str("s_id", "author", separator="_") if "s_id" in columns else pl.col("author")
+    author = pl.concat_str("s_id", "author", separator=SEPARATOR) if "s_id" in columns else pl.col("author")
     return author.str.strip_chars()
 
 

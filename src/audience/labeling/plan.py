@@ -9,8 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from audience.errors import BadInput
 from audience.labeling.groups import GroupMap
 from audience.labeling.panels import Panels, default_panels
-from audience.tables.base import Selection, SourceSpec
+from audience.tables.base import ANY_TEXT, Bound, ResultLayout, Selection, Source, SourceSpec
 
+SEPARATOR = "_"
+"""Between the channel and the author in `source_author`."""
 PRIORITIES = {"low": -1, "normal": 0, "high": 1}
 
 
@@ -45,6 +47,15 @@ class RunSpec(BaseModel):
     production_delay_s: float = Field(default=0, ge=0, description="how long production waits after labeling")
     partition_rows: int = Field(default=200_000, ge=1)
     bad_rows_limit: int = Field(default=1_000, ge=0, description="rows a task's models may fail on before it fails")
+
+
+def result_layout(source: Source, indexes: tuple[str, ...]) -> ResultLayout:
+    """Returns the layout of result tables that can be joined with the source, with these indexes."""
+    bounds = source.bounds
+    found = {"id": bounds.get("id", ANY_TEXT), "field_content": bounds.get("s_id", ANY_TEXT)}
+    longest = [bounds.get(role, ANY_TEXT).longest for role in ("s_id", "author") if role in source.roles]
+    joined = None if None in longest else sum(filter(None, longest)) + len(SEPARATOR)
+    return ResultLayout({**found, "source_author": Bound("text", joined)}, indexes)
 
 
 def check_tasks(tasks: tuple[TaskSpec, ...]) -> None:

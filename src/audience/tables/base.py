@@ -129,6 +129,37 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Bound:
+    """What every value of a column is. `kind`: `signed` or `unsigned`, a whole number of 64 bits in its usual digits;
+    `text`, of at most so many `characters` (None: of any length)."""
+
+    kind: str = "text"
+    characters: int | None = None
+
+    @property
+    def longest(self) -> int | None:
+        """How many characters its texts have at most; None: any number."""
+        return self.characters if self.kind == "text" else INTEGER_CHARACTERS
+
+
+INTEGER_CHARACTERS = 20
+ANY_TEXT = Bound()
+NO_BOUNDS: Mapping[str, Bound] = {}
+
+
+@dataclass(frozen=True)
+class ResultLayout:
+    """How result tables are made where a database has types: `bounds` of their columns of texts, which may be joined
+    with the source then; `indexes`: the columns of result tables that get one."""
+
+    bounds: Mapping[str, Bound] = field(default_factory=dict)
+    indexes: tuple[str, ...] = ()
+
+
+DEFAULT_LAYOUT = ResultLayout()
+
+
+@dataclass(frozen=True)
 class Description:
     """What `source test` found. `null_keys` counts null ids and times; `advice` says what would make it faster."""
 
@@ -147,6 +178,8 @@ class Source(Protocol):
 
     spec: SourceSpec
     roles: Mapping[str, str]
+    bounds: Mapping[str, Bound]
+    """By role, of those columns that have any."""
 
     def describe(self) -> Description:
         """What is there: columns, types, rows, time span, index, null keys, five rows."""
@@ -251,10 +284,10 @@ class Target(Protocol):
     url: str
     unstorable: str
 
-    def prepare(self, task: str, fence: int, groups: Sequence[str]) -> None:
+    def prepare(self, task: str, fence: int, groups: Sequence[str], layout: ResultLayout = DEFAULT_LAYOUT) -> None:
         """Creates what is missing (never inside a transaction) and admits writers with this fence; those with an older
-        one are refused from now on. Twice: the same. Raises Conflict when a newer fence was admitted, or the task was
-        deleted here."""
+        one are refused from now on. Tables that are there already, for narrower values, are widened. Twice: the same.
+        Raises Conflict when a newer fence was admitted, or the task was deleted here."""
 
     def bar(self, task: str, fence: int) -> None:
         """Refuses writers with a fence below this one from now on, also those in mid-write; twice: the same; a newer

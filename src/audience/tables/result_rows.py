@@ -81,6 +81,8 @@ def batch_of(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.RecordBatch
 def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     if pa.types.is_timestamp(kind):
         return parse_times(pl.Series(values, dtype=pl.String)).to_arrow().cast(kind)
+    if pa.types.is_large_string(kind) and values and isinstance(values[0], int):  # ids that are numbers there
+        values = [None if value is None else str(value) for value in values]
     return pa.array(values, kind)
 
 

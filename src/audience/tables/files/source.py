@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from audience.errors import BadInput, Conflict, NotFound, Transient
 from audience.tables.base import (
+    NO_BOUNDS,
     Description,
     Partition,
     Plan,
@@ -51,6 +52,8 @@ TIME_SAMPLE_ROWS = 1_000
 
 class FilesSource:
     """Rows of one or more files of one format, in the order of the files' names."""
+
+    bounds = NO_BOUNDS
 
     def __init__(self, spec: SourceSpec, where: str | Path) -> None:
         check_timezone(spec.timezone)

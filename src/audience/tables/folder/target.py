@@ -24,7 +24,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from audience.errors import BadInput, Conflict, NotFound
-from audience.tables.base import PRODUCTION_COLUMNS, RESULT_SCHEMA, ConflictRules, Mark, Statistics
+from audience.tables.base import (
+    DEFAULT_LAYOUT,
+    PRODUCTION_COLUMNS,
+    RESULT_SCHEMA,
+    ConflictRules,
+    Mark,
+    ResultLayout,
+    Statistics,
+)
 from audience.tables.batches import rebatched
 from audience.tables.folder.fence import present_fence, published, raise_fence, remove, writing_folder
 from audience.tables.folder.parquet import batches_of, mapped_errors, metadata_of, temporary_name, to_disk
@@ -57,7 +65,7 @@ class FolderTarget:
         if not os.access(path if path.exists() else path.parent, os.W_OK):
             raise BadInput(f"{path} is read-only here: write elsewhere, or make the folder writable")
 
-    def prepare(self, task: str, fence: int, groups: Sequence[str]) -> None:
+    def prepare(self, task: str, fence: int, groups: Sequence[str], layout: ResultLayout = DEFAULT_LAYOUT) -> None:
         for group in groups:
             _check(group, GROUP, "group")
         with mapped_errors(self.path):

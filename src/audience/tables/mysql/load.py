@@ -151,8 +151,10 @@ class Loader:
 
     def _check_sizes(self, table: str, frame: pl.DataFrame) -> None:
         """Refuses a row that no statement can hold, before the server hangs up over it."""
-        texts = [pl.col(name).str.len_bytes().fill_null(0) for name in frame.select(pl.col(pl.String)).columns]
-        sizes = frame.select(size=pl.sum_horizontal(texts) * BYTES_PER_BYTE)["size"]
+        texts = frame.select(pl.col(pl.String).str.len_bytes().fill_null(0))
+        if not texts.width:
+            return
+        sizes = texts.sum_horizontal() * BYTES_PER_BYTE
         largest = sizes.arg_max()
         if largest is not None and sizes[largest] + ROOM_BYTES > self.packet_bytes:
             raise refused_row(frame, largest, table, self._too_large(sizes[largest]))

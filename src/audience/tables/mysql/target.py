@@ -1,17 +1,26 @@
 """MariaDB or MySQL as a target: result and production tables, and the marks that say which partitions are in them."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from audience.databases.mysql import SQL_MODE, listed, quoted
 from audience.errors import BadInput, NotFound
-from audience.tables.base import RESULT_SCHEMA
+from audience.tables.base import DEFAULT_LAYOUT, RESULT_SCHEMA, Bound, ResultLayout
 from audience.tables.batches import BATCH_BYTES
 from audience.tables.mysql.bulk import read_at_once
-from audience.tables.mysql.schema import DIALECT, LONGEST_TASK, create, create_task_tables, groups_of, is_prepared
+from audience.tables.mysql.schema import (
+    DIALECT,
+    LONGEST_TASK,
+    create,
+    create_task_tables,
+    groups_of,
+    index,
+    is_prepared,
+    widen,
+)
 from audience.tables.mysql.server import MysqlServer, plain_values
 from audience.tables.production import NARROW
 from audience.tables.result_rows import result_batch
@@ -36,6 +45,7 @@ class MysqlTarget(SqlTarget):
     dialect = DIALECT
     _create_task_tables = staticmethod(create_task_tables)
     _groups = staticmethod(groups_of)
+    _index = staticmethod(index)
 
     def __init__(self, shown: str, url: str) -> None:
         super().__init__(shown)
@@ -43,10 +53,10 @@ class MysqlTarget(SqlTarget):
         if not self.server.database:
             raise BadInput("the URL of a target names a database, as in mysql://user@host:3306/schema")
 
-    def prepare(self, task: str, fence: int, groups: Sequence[str]) -> None:
+    def prepare(self, task: str, fence: int, groups: Sequence[str], layout: ResultLayout = DEFAULT_LAYOUT) -> None:
         if len(task) > LONGEST_TASK:
             raise BadInput(f"the task {task[:LONGEST_TASK]}... has a name of more than {LONGEST_TASK} characters")
-        super().prepare(task, fence, groups)
+        super().prepare(task, fence, groups, layout)
 
     def check(self) -> None:
         """Tries to connect, and also what production does: that comes after all the labeling, and this user may have no
@@ -110,8 +120,11 @@ class MysqlTarget(SqlTarget):
 
         return load.Loader(session.connection)
 
-    def _create(self, session: Any, table: str, columns: Sequence[str], key: tuple[str, ...], /) -> None:
-        create(session, table, DIALECT.declared(columns, key))
+    def _create(
+        self, session: Any, table: str, columns: Sequence[str], key: tuple[str, ...], bounds: Mapping[str, Bound], /
+    ) -> None:
+        create(session, table, DIALECT.declared(columns, key, bounds))
+        widen(session, table, bounds)
 
     def _marks(self, sql: str, task: str) -> Iterator[Sequence[Any]]:
         """Asks for one after another: an answer that is not read to its end keeps the session from being used."""

@@ -1,9 +1,11 @@
 """The tables of a target in a PostgreSQL database: which are ours, and how they are made."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from audience.databases.postgres import quoted
 from audience.errors import BadInput
+from audience.tables.base import ANY_TEXT, Bound
 from audience.tables.sql.dialect import Dialect
 from audience.tables.sql.schema import MARKS, OURS, TASKS, not_ours
 
@@ -25,6 +27,8 @@ TASK_TABLES = {
 }
 PLANNING = ("SET LOCAL enable_nestloop = off", "SET LOCAL work_mem = '64MB'")
 """A new table has no statistics: a nested loop that looks cheap could take hours."""
+ORDERED = ("panel", "model", "create_time", "score")
+"""Columns of short values, many rows with the same; all others are found by their equals."""
 DDL_LOCK = 7_018_290_412_771_003
 """Any number that is not another program's: two of us do not create one table at once."""
 
@@ -33,6 +37,10 @@ class PostgresDialect(Dialect):
     """A time comes as text from PostgreSQL itself: the driver's own form of it knows fewer years."""
 
     text_of_time = "{}::text"
+
+    def bounded(self, bound: Bound) -> str:
+        """A text of any length costs no more here, and is joined with one of a length."""
+        return "bigint" if bound.kind == "signed" else TEXT
 
     def checked(self, name: str) -> str:
         """Refuses a name that the server would cut without a word."""
@@ -73,6 +81,27 @@ def create(connection: Any, name: str, declared: str) -> None:
                 connection.execute(f"COMMENT ON TABLE {quoted(name)} IS '{OURS}'")
     if (comment := comment_of(connection, name)) != OURS:
         raise not_ours(name, comment)
+
+
+def widen(connection: Any, table: str, bounds: Mapping[str, Bound]) -> None:
+    """Lets the ids of a table be texts beside the numbers that they are, where they have to."""
+    kind = connection.execute(
+        "SELECT data_type FROM information_schema.columns "
+        "WHERE table_schema = current_schema() AND table_name = %s AND column_name = 'id'",
+        (table,),
+    ).fetchone()
+    if kind == ("bigint",) and bounds.get("id", ANY_TEXT).kind != "signed":
+        connection.execute(f"ALTER TABLE {quoted(table)} ALTER COLUMN id TYPE {TEXT} USING id::text")
+
+
+def index(connection: Any, table: str, columns: Sequence[str]) -> None:
+    """Makes the indexes of single columns that are missing. A hash has room for texts of any length."""
+    for name in columns:
+        method = "btree" if name in ORDERED else "hash"
+        sql = f"CREATE INDEX IF NOT EXISTS {{}} ON {quoted(table)} USING {method} ({quoted(name)})"
+        with connection.transaction():
+            connection.execute(f"SELECT pg_advisory_xact_lock({DDL_LOCK})")
+            connection.execute(sql.format(quoted(f"{table}__{name}"[:LONGEST_NAME])))
 
 
 def comment_of(connection: Any, name: str) -> str | None:

@@ -1,17 +1,26 @@
 """PostgreSQL as a target: result and production tables, and the marks that say which partitions are in them."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from audience.databases.postgres import listed, quoted
 from audience.errors import NotFound
-from audience.tables.base import RESULT_SCHEMA
+from audience.tables.base import RESULT_SCHEMA, Bound
 from audience.tables.batches import rebatched
 from audience.tables.postgres.load import NUL, Loader
-from audience.tables.postgres.schema import DIALECT, PLANNING, create, create_task_tables, groups_of, is_prepared
+from audience.tables.postgres.schema import (
+    DIALECT,
+    PLANNING,
+    create,
+    create_task_tables,
+    groups_of,
+    index,
+    is_prepared,
+    widen,
+)
 from audience.tables.postgres.server import PostgresServer
 from audience.tables.sql.target import Session, SqlTarget
 
@@ -26,6 +35,7 @@ class PostgresTarget(SqlTarget):
     dialect = DIALECT
     _create_task_tables = staticmethod(create_task_tables)
     _groups = staticmethod(groups_of)
+    _index = staticmethod(index)
     _loader = staticmethod(Loader)
 
     def __init__(self, shown: str, url: str) -> None:
@@ -66,8 +76,11 @@ class PostgresTarget(SqlTarget):
                 connection.execute(statement)
             yield connection
 
-    def _create(self, session: Any, table: str, columns: Sequence[str], key: tuple[str, ...], /) -> None:
-        create(session, table, DIALECT.declared(columns, key))
+    def _create(
+        self, session: Any, table: str, columns: Sequence[str], key: tuple[str, ...], bounds: Mapping[str, Bound], /
+    ) -> None:
+        create(session, table, DIALECT.declared(columns, key, bounds))
+        widen(session, table, bounds)
 
     def _marks(self, sql: str, task: str) -> Iterator[Sequence[Any]]:
         """Reads through a cursor of the server: the driver would fetch all of them at once, with their authors."""

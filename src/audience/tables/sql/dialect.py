@@ -4,7 +4,7 @@ What is here is what SQLite and PostgreSQL say; MariaDB and MySQL differ in thei
 
 from collections.abc import Callable, Mapping, Sequence
 
-from audience.tables.base import PRODUCTION_COLUMNS
+from audience.tables.base import NO_BOUNDS, PRODUCTION_COLUMNS, Bound
 from audience.tables.sql.schema import MARKS, STANDING, TASKS
 
 
@@ -47,10 +47,15 @@ ON CONFLICT (task) DO UPDATE SET fence = excluded.fence WHERE t.fence <= exclude
         """Returns identifiers as SQL, with commas between them."""
         return ", ".join(map(self.quoted, names))
 
-    def declared(self, columns: Sequence[str], key: Sequence[str] = ()) -> str:
+    def declared(self, columns: Sequence[str], key: Sequence[str] = (), bounds: Mapping[str, Bound] = NO_BOUNDS) -> str:
         """Returns the columns of a table, and its primary key, if it has one, as DDL."""
-        parts = [f"{self.quoted(name)} {self.types.get(name, self.text)}" for name in columns]
+        types = {**self.types, **{name: self.bounded(bound) for name, bound in bounds.items()}}
+        parts = [f"{self.quoted(name)} {types.get(name, self.text)}" for name in columns]
         return ", ".join([*parts, *([f"PRIMARY KEY ({self.listed(key)})"] if key else [])])
+
+    def bounded(self, bound: Bound) -> str:
+        """Returns the type of a column whose values are so."""
+        return self.text
 
     def bound(self, sql: str) -> str:
         """Returns a statement as the driver takes it."""

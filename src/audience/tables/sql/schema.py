@@ -10,6 +10,8 @@ STANDING = "audience_standing"
 """A temporary table of who makes production."""
 MARKS_KEY, RESULTS_KEY, PRODUCTION_KEY = ("task", "partition"), ("task_id", "partition", "n"), ("task_id", "n")
 
+PRODUCTION_INDEXES = ("source_author", "panel")
+
 
 def not_ours(name: str, comment: str | None = None) -> Conflict:
     """Returns what is said of a table that stands where ours should."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime as dt
+import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ import pyarrow as pa
 
 from audience.errors import BadInput, NotFound
 from audience.tables.base import (
+    Bound,
     Description,
     Partition,
     Plan,
@@ -35,6 +37,8 @@ TIME_KINDS = ("time", "instant")
 """A time without a zone; a moment, which every session shows in its own zone (ours: UTC)."""
 TIME_SAMPLE_ROWS = 1_000
 FIRST_TIME = "0001-01-01 00:00:00"
+SIZED_TEXT = re.compile(r"(?:var)?char(?:acter)?(?: varying)?\((\d+)\)")
+UUID_CHARACTERS = 36
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,16 @@ def reading_gate(place: str, max_readers: int | None) -> contextlib.AbstractCont
         return _gates.setdefault((place, max_readers), threading.BoundedSemaphore(max_readers))
 
 
+def bound_of(column: Column) -> Bound | None:
+    """Returns the bound of a column's values as texts; None where its type tells none."""
+    if column.kind == "integer" and "zerofill" not in column.type.lower():
+        return Bound("unsigned" if column.type.lower().startswith("bigint") and "unsigned" in column.type else "signed")
+    if column.type == "uuid":
+        return Bound("text", UUID_CHARACTERS)
+    sized = SIZED_TEXT.fullmatch(column.type.lower())
+    return Bound("text", int(sized[1])) if sized else None
+
+
 class ServerSource(ABC):
     """A table or view of a server, only read. `place` names the server in messages, without a password."""
 
@@ -73,6 +87,9 @@ class ServerSource(ABC):
             self.roles: Mapping[str, str] = resolve_roles(spec, list(self.columns), self.name)
             self.indexes = self._indexes(rows)
             self._check_times(rows)
+        self.bounds: Mapping[str, Bound] = {
+            role: bound for role, name in self.roles.items() if (bound := bound_of(self.columns[name]))
+        }
         self.gate = reading_gate(place, spec.max_readers)
 
     # what a kind of server has to know

@@ -6,19 +6,27 @@ have little in common."""
 import contextlib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import polars as pl
 import pyarrow as pa
 
 from audience.errors import Conflict
-from audience.tables.base import PRODUCTION_COLUMNS, ConflictRules, Mark, Statistics
+from audience.tables.base import (
+    DEFAULT_LAYOUT,
+    PRODUCTION_COLUMNS,
+    Bound,
+    ConflictRules,
+    Mark,
+    ResultLayout,
+    Statistics,
+)
 from audience.tables.batches import rebatched
 from audience.tables.production import NARROW, standing_rows
 from audience.tables.result_rows import STORED, gathered, result_batch, shown_rows
 from audience.tables.sql.dialect import Dialect
-from audience.tables.sql.schema import MARKS, MARKS_KEY, PRODUCTION_KEY, RESULTS_KEY, STANDING
+from audience.tables.sql.schema import MARKS, MARKS_KEY, PRODUCTION_INDEXES, PRODUCTION_KEY, RESULTS_KEY, STANDING
 
 Session = contextlib.AbstractContextManager[Any]
 
@@ -73,8 +81,14 @@ class SqlTarget(ABC):
     def _create_task_tables(self, session: Any, /) -> None: ...
 
     @abstractmethod
-    def _create(self, session: Any, table: str, columns: Sequence[str], key: tuple[str, ...], /) -> None:
-        """Creates a table, unless it is there; refuses one that is not ours."""
+    def _create(
+        self, session: Any, table: str, columns: Sequence[str], key: tuple[str, ...], bounds: Mapping[str, Bound], /
+    ) -> None:
+        """Creates a table; refuses one that is not ours. One of ours that is there is widened where it has to be."""
+
+    @abstractmethod
+    def _index(self, session: Any, table: str, columns: Sequence[str], /) -> None:
+        """Makes the indexes of single columns that are missing."""
 
     @abstractmethod
     def _is_prepared(self) -> bool:
@@ -111,16 +125,18 @@ class SqlTarget(ABC):
 
     # what all do
 
-    def prepare(self, task: str, fence: int, groups: Sequence[str]) -> None:
+    def prepare(self, task: str, fence: int, groups: Sequence[str], layout: ResultLayout = DEFAULT_LAYOUT) -> None:
         with self._making() as session:
             self._create_task_tables(session)
             self._run(session, self.dialect.admitted, (task, fence))
             if self._state(session, task) != (fence, "open"):
                 raise Conflict(f"task {task} was taken over or deleted; fence {fence} is not admitted")
             for group in groups:  # the table of results is the last: by that one a group is found
-                production = self.dialect.production_table(group)
-                self._create(session, production, (*PRODUCTION_COLUMNS, "n"), PRODUCTION_KEY)
-                self._create(session, self.dialect.results_table(group), STORED, RESULTS_KEY)
+                production, results = self.dialect.production_table(group), self.dialect.results_table(group)
+                self._create(session, production, (*PRODUCTION_COLUMNS, "n"), PRODUCTION_KEY, layout.bounds)
+                self._index(session, production, PRODUCTION_INDEXES)
+                self._create(session, results, STORED, RESULTS_KEY, layout.bounds)
+                self._index(session, results, layout.indexes)
 
     def bar(self, task: str, fence: int) -> None:
         if self._is_prepared():

@@ -49,6 +49,12 @@ def create(db: sqlite3.Connection, table: str, columns: Sequence[str], key: tupl
         raise not_ours(table)
 
 
+def index(db: sqlite3.Connection, table: str, columns: Sequence[str], /) -> None:
+    """Makes the indexes of single columns that are missing."""
+    for name in columns:
+        db.execute(f"CREATE INDEX IF NOT EXISTS {quoted(f'{table}__{name}')} ON {quoted(table)} ({quoted(name)})")
+
+
 def _page_bytes(db: sqlite3.Connection) -> int:
     return int(db.execute("PRAGMA page_size").fetchone()[0])
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 from audience.databases.sqlite import BUSY_TIMEOUT_S, check_is_database, mapped_errors, quoted
 from audience.errors import BadInput, NotFound
 from audience.tables.base import (
+    NO_BOUNDS,
     Description,
     Partition,
     Plan,
@@ -48,7 +49,9 @@ class _Key:
 
 
 class SqliteSource:
-    """A table or view of a SQLite file, opened read-only."""
+    """A table or view of a SQLite file, opened read-only. Its types bind nothing."""
+
+    bounds = NO_BOUNDS
 
     def __init__(self, spec: SourceSpec, path: Path) -> None:
         self.spec = spec

@@ -1,19 +1,20 @@
 """SQLite as a target: result and production tables, and the marks that say which partitions are in them."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from audience.databases.sqlite import quoted
+from audience.tables.base import Bound
 from audience.tables.batches import FETCH_ROWS
 from audience.tables.result_rows import result_batch
 from audience.tables.sql.schema import TASKS
 from audience.tables.sql.target import Session, SqlTarget
 from audience.tables.sqlite.load import Loader
-from audience.tables.sqlite.schema import DIALECT, TASK_TABLES, create, groups_of
+from audience.tables.sqlite.schema import DIALECT, TASK_TABLES, create, groups_of, index
 from audience.tables.sqlite.server import SqliteFile
 
 
@@ -21,8 +22,8 @@ class SqliteTarget(SqlTarget):
     """Result and production tables in a SQLite file."""
 
     dialect = DIALECT
-    _create = staticmethod(create)
     _groups = staticmethod(groups_of)
+    _index = staticmethod(index)
     _loader = staticmethod(Loader)
 
     def __init__(self, url: str, path: Path) -> None:
@@ -55,6 +56,12 @@ class SqliteTarget(SqlTarget):
         with self._file.transaction() as db:
             db.execute(DIALECT.standing)
             yield db
+
+    def _create(
+        self, session: Any, table: str, columns: Sequence[str], key: tuple[str, ...], bounds: Mapping[str, Bound], /
+    ) -> None:
+        """Has no use for bounds: texts of digits are joined with numbers here."""
+        create(session, table, columns, key)
 
     def _create_task_tables(self, session: Any) -> None:
         session.executescript(TASK_TABLES)
