@@ -61,6 +61,7 @@ CASES = (
     (REGEXES, "MariaDB", MYSQL_URL, "content=topics.csv"),
     (REGEXES, "PostgreSQL", POSTGRES_URL, "content=topics.csv"),
 )
+INDEXES = ("id", "id,source_author,panel")
 Measured = dict[str, float]
 
 
@@ -160,12 +161,13 @@ def clean_up() -> None:
 # ours
 
 
-def label(folder: Path, table: str, url: str, rules: str, workers: int = 0) -> Measured:
-    """One run: rows/s, and the largest process in MB. In one command, or on so many worker processes of one thread."""
+def label(folder: Path, table: str, url: str, rules: str, workers: int = 0, indexes: str = "") -> Measured:
+    """One run: rows/s, and the largest process in MB. In one command, or on so many worker processes of one thread.
+    `indexes` of the result tables, by commas."""
     clean_up()
     home = folder / "home"
     shutil.rmtree(home, ignore_errors=True)
-    environment = {**os.environ, "AUDIENCE_HOME": str(home)}
+    environment = {**os.environ, "AUDIENCE_HOME": str(home), "AUDIENCE_RESULT_INDEXES": indexes}
     field, _, name = rules.partition("=")
     command = [sys.executable, "-m", "audience", "label", url, "--table", table, "--target", url, "--json"]
     command += ["--rules", f"{field}={folder / name}", "--groups", str(folder / "groups.csv")]
@@ -340,6 +342,9 @@ def measure(n_rows: int, runs: int, *, large: bool) -> list[str]:
         for workers in (1, 2):
             what = f"{KEYWORDS}, {workers} worker{'s' * (workers > 1)} of one thread"
             todo[what, "MariaDB"] = lambda w=workers: label(folder, table, MYSQL_URL, "author=gender.csv", w)
+        for indexes in INDEXES:
+            what = f"{KEYWORDS}, result tables with indexes on {indexes}"
+            todo[what, "MariaDB"] = lambda i=indexes: label(folder, table, MYSQL_URL, "author=gender.csv", indexes=i)
         todo["plain polars script", "MariaDB"] = lambda: plain_polars(folder, table)
         todo["Snorkel's applier, nothing written", "MariaDB"] = lambda: snorkel(folder, table)
         todo["MariaDB's REGEXP, nothing written", "MariaDB"] = lambda: regexp(folder, table)

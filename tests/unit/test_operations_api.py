@@ -104,6 +104,25 @@ def test_a_run_is_an_operation_with_the_same_id(client, run):
     assert client.get("/v1/operations/nonsense").status_code == 422
 
 
+MODEL = {"name": "many", "csv": "regex,label\n" + "".join(f"字{n}[a-c]+,l{n % 20}\n" for n in range(4000))}
+"""Large enough to be checked in the background."""
+
+
+def test_a_large_model_is_saved_by_an_operation_and_answered_when_it_is_soon_over(client, app):
+    made = client.post("/v1/models", json=MODEL)
+    assert (made.status_code, made.json()["model"]) == (201, "many@1")
+    later = begun(client.post("/v1/models", json={**MODEL, "notes": "again"}, headers={"Prefer": "respond-async"}))
+    app.operations.work_on(later.rpartition("/")[2])
+    assert client.get(later).json()["result"] == {"model": "many@1", "warnings": []}
+    assert client.get(later).json()["kind"] == "model"
+
+
+def test_faults_of_a_large_model_are_told(client):
+    reply = client.post("/v1/models", json={**MODEL, "csv": MODEL["csv"] + "(unclosed,l1\n"})
+    assert reply.status_code == 422
+    assert "rules.csv:4002" in reply.json()["detail"]
+
+
 def test_operations_of_every_kind_are_cancelled_once(client, app, run):
     more = client.post("/v1/runs", json={"sources": [{"source": "posts"}], "models": ["gender"], "target": "b.db"})
     client.post("/v1/publications", json={"name": "moods", "target": "published.db"})
@@ -111,6 +130,7 @@ def test_operations_of_every_kind_are_cancelled_once(client, app, run):
         "run": f"/v1/operations/{more.json()['id']}",
         "export": export(client, run),
         "publication": begun(client.post("/v1/publications/moods/publish", json={"runs": [run["id"]]})),
+        "model": begun(client.post("/v1/models", json=MODEL, headers={"Prefer": "respond-async"})),
         "source_test": f"/v1/operations/{app.sources.begin_test(SourceRequest(saved='posts'), LOCAL)}",
     }
     for kind, href in hrefs.items():
@@ -205,7 +225,7 @@ def test_a_file_is_kept_for_a_week_and_what_models_name_for_ever(client, app, ru
     assert client.get(f"{href}/file").status_code == 200
     monkeypatch.setattr(sweeps, "KEPT", dt.timedelta())
     found = swept(app)
-    assert (found["operations"], found["blobs"]) == (2, 1)  # the export, and the sweep before
+    assert (found["operations"], found["blobs"]) == (3, 2)  # the model, the export, and the sweep before
     assert client.get(href).status_code == client.get(f"{href}/file").status_code == 404
     assert not app.store.blobs.exists(blob)
     assert len(client.get("/v1/models/large").json()["definition"]["rules"]) == 10_000

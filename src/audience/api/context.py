@@ -43,6 +43,10 @@ Key = Annotated[
 ]
 
 
+LATER = "respond-async"
+"""In the header Prefer: do not wait for what is begun."""
+
+
 async def whole_characters(request: Request) -> None:
     """Refuses a body with half of a character (a lone surrogate), which no database and no file can hold."""
     body = await request.body()

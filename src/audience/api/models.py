@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Annotated
 from urllib.parse import quote, unquote
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import JSONResponse
 from pydantic import AwareDatetime
 
@@ -23,10 +23,10 @@ from audience.api.bodies.models import (
     Texts,
     Tried,
 )
-from audience.api.context import Actor, Audience, Cursor, Key, Limit, Name, created, cursor_of, key_of, page
+from audience.api.bodies.operations import OperationCreated
+from audience.api.context import LATER, Actor, Audience, Cursor, Key, Limit, Name, created, cursor_of, key_of, page
 from audience.api.errors import answers
-from audience.app.models import RULES, Draft
-from audience.app.root import App
+from audience.api.operations import begun
 from audience.errors import BadInput
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -37,31 +37,34 @@ Reference = Annotated[
     Path(pattern=rf"^{NAME}(@{NAME})?$", description="name: the newest version; or name@version, name@alias"),
 ]
 Alias = Annotated[str, Path(pattern=rf"^{NAME}$", description="such as champion")]
-SETTINGS = ("fields", "case", "width", "labels")
 
 
-@router.post("", status_code=201, response_model=ModelCreated, responses=answers(404, 409))
-def create(app: Audience, actor: Actor, body: NewModel, key: Key = None) -> JSONResponse:
-    """Check a model and save it as a new version; the same rules again are the same version."""
-    draft = _draft(app, body)
-
-    reference = app.models.save_draft(body.name, draft, actor, key_of(key, "/v1/models", body), body.notes)
-    made = {"model": reference, "warnings": list(draft.description.warnings)}
-    return created(made, f"/v1/models/{quote(reference, safe='@')}", 201)
-
-
-def _draft(app: App, body: NewModel) -> Draft:
-    given = [name for name in ("rules", "csv", "parameters") if getattr(body, name) is not None]
-    if len(given) != 1:
-        raise BadInput("a model is made of `rules`, of `csv`, or of the `parameters` of a `kind`: give one of them")
-    settings = {name: getattr(body, name) for name in SETTINGS if getattr(body, name) is not None}
-    if body.parameters is None:
-        if body.kind != RULES:
-            raise BadInput(f"a model of kind {body.kind!r} is made of `parameters`")
-        return app.models.draft_rules(body.csv if body.rules is None else body.rules, **settings)
-    if settings:
-        raise BadInput(f"{', '.join(settings)}: beside `rules` and `csv` only; write it into `parameters`")
-    return app.models.draft(body.kind, body.parameters)
+@router.post(
+    "",
+    status_code=201,
+    response_model=ModelCreated,
+    responses={202: {"model": OperationCreated, "description": "it goes on in the background"}, **answers(404, 409)},
+)
+def create(
+    app: Audience,
+    actor: Actor,
+    body: NewModel,
+    key: Key = None,
+    prefer: Annotated[str | None, Header(max_length=200, description="respond-async: do not wait for it")] = None,
+) -> JSONResponse:
+    """Check a model and save it as a new version; the same rules again are the same version. A large set that takes
+    longer goes on in the background, as an operation that can be cancelled."""
+    once = key_of(key, "/v1/models", body)
+    if LATER not in (prefer or "") and not body.is_large():
+        made = app.models.create(body.request(), actor, once)
+    else:
+        operation_id = app.models.begin_create(body.request(), actor, once)
+        if LATER in (prefer or "") or not app.operations.ends_soon(operation_id):
+            return begun(operation_id)
+        if (ended := app.operations.get(operation_id))["state"] == "failed":
+            raise BadInput(ended["error"])
+        made = app.operations.check_done(operation_id)["result"]
+    return created(made, f"/v1/models/{quote(made['model'], safe='@')}", 201)
 
 
 @router.get("")

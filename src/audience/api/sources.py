@@ -8,14 +8,12 @@ from fastapi.responses import JSONResponse
 
 from audience.api.bodies.operations import OperationCreated
 from audience.api.bodies.sources import Created, DescriptionView, NewSource, SourceBody, SourceList, SourceView
-from audience.api.context import Actor, Audience, Key, Name, created, key_of
+from audience.api.context import LATER, Actor, Audience, Key, Name, created, key_of
 from audience.api.errors import answers
 from audience.api.operations import begun
 from audience.app.requests import SourceRequest
 
 router = APIRouter(prefix="/v1/sources", tags=["sources"])
-
-LATER = "respond-async"
 
 
 def requested(body: SourceBody) -> SourceRequest:

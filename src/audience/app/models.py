@@ -3,13 +3,14 @@
 import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from audience.app.references import check_name
+from audience.app.requests import ModelRequest
 from audience.errors import BadInput, NotFound
 from audience.labeling.labeler import NamedModel
 from audience.models.base import Contents, Explanation, ModelDescription, ModelRecord
@@ -59,6 +60,38 @@ class Models:
     def save(self, name: str, rules: RuleSet, actor: str, warnings: Sequence[str] = ()) -> str:
         """Saves a checked rule set with the warnings of the check; returns `name@version`."""
         return self.save_draft(name, _draft_of_rules(rules, warnings), actor)
+
+    def create(self, request: ModelRequest, actor: str, key: IdempotencyKey | None = None) -> Record:
+        """Checks a model and saves it; returns `model` (`name@version`) and `warnings`. Raises BadInput with every
+        fault."""
+        draft = self._draft(request)
+        reference = self.save_draft(request.name, draft, actor, key, request.notes)
+        return {"model": reference, "warnings": list(draft.description.warnings)}
+
+    def begin_create(self, request: ModelRequest, actor: str, key: IdempotencyKey | None = None) -> str:
+        """Begins to check and save a model; returns the id of the operation, whose result is that of `create`."""
+        check_name(request.name, "model")
+        blob = self.store.blobs.put(request.model_dump_json().encode())
+        arguments = {"request": blob, "actor": actor, "key": asdict(key) if key else None}
+        return self.store.operations.add("model", actor, subject=request.name, arguments=arguments)
+
+    def create_begun(self, arguments: Record) -> Record:
+        """Does what `begin_create` has begun."""
+        request = ModelRequest.model_validate_json(self.store.blobs.get(arguments["request"]))
+        key = IdempotencyKey(**arguments["key"]) if arguments["key"] else None
+        return self.create(request, arguments["actor"], key)
+
+    def _draft(self, request: ModelRequest) -> Draft:
+        given = [name for name in ("rules", "csv", "parameters") if getattr(request, name) is not None]
+        if len(given) != 1:
+            raise BadInput("a model is made of `rules`, of `csv`, or of the `parameters` of a `kind`: give one of them")
+        if request.parameters is None:
+            if request.kind != RULES:
+                raise BadInput(f"a model of kind {request.kind!r} is made of `parameters`")
+            return self.draft_rules(request.csv if request.rules is None else request.rules, **request.options)
+        if request.options:
+            raise BadInput(f"{', '.join(request.options)}: beside `rules` and `csv` only; write it into `parameters`")
+        return self.draft(request.kind, request.parameters)
 
     def draft_rules(self, given: Any, **options: Any) -> Draft:
         """Checks rules in any form of a JSON rules file, a list of rules, or the text of a CSV file. Raises BadInput

@@ -30,6 +30,19 @@ class SourceRequest(_Request):
     confined: bool = False
 
 
+class ModelRequest(_Request):
+    """A model to be checked and saved: `rules` (what a JSON rules file holds), `csv` (the text of a rules file), or the
+    `parameters` of another kind. `options` of rules: `fields`, `case`, `width`, `labels`."""
+
+    name: str
+    kind: str = "rules"
+    rules: dict[str, Any] | list[Any] | None = None
+    csv: str | None = None
+    parameters: dict[str, Any] | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    notes: str = ""
+
+
 class TaskRequest(_Request):
     """One source in one range of time, `start <= time < end`, as clocks in the source's timezone show it. `where`: its
     place in the request, for messages."""

@@ -48,6 +48,7 @@ class Kind(StrEnum):
     RUN = "run"
     PUBLICATION = "publication"
     SOURCE_TEST = "source_test"
+    MODEL = "model"
     EXPORT = "export"
     SWEEP = "sweep"
 

@@ -1,4 +1,4 @@
-"""The ends of operations of one job: `source_test`, `export` and `sweep`."""
+"""The ends of operations of one job: `source_test`, `model`, `export` and `sweep`."""
 
 import sqlalchemy as sa
 

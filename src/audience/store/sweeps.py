@@ -16,7 +16,7 @@ KIND = "sweep"
 EVERY_S = 86_400.0
 KEPT = dt.timedelta(days=7)
 """For how long operations are kept whose result is of no lasting use."""
-PASSING = ("source_test", "export", KIND)
+PASSING = ("source_test", "model", "export", KIND)
 
 
 class Sweeps:
@@ -66,8 +66,9 @@ def _is_planned(connection: sa.Connection) -> bool:
 
 
 def _is_named(connection: sa.Connection, digest: str) -> bool:
-    """Returns whether a model or the result of an export names the blob."""
+    """Returns whether a model, the request for one or the result of an export names the blob."""
     model, job = schema.model.c, schema.job.c
     named: list[sa.Select[Any]] = [sa.select(model.name).where(sa.cast(model.artifacts, sa.Text).contains(digest))]
     named.append(sa.select(job.id).where(job.kind == "export", sa.cast(job.result, sa.Text).contains(digest)))
+    named.append(sa.select(job.id).where(job.kind == "model", sa.cast(job.arguments, sa.Text).contains(digest)))
     return any(connection.execute(query.limit(1)).first() is not None for query in named)

@@ -119,6 +119,7 @@ def upper_case_literals(source: str, *, ignore_case: bool = False) -> bool:
     return _needs_upper(_read(source, ignore_case))
 
 
+@lru_cache(maxsize=256)
 def _read(source: str, ignore_case: bool) -> Node:
     if len(source) > LONGEST_SOURCE:
         raise BadInput(f"a pattern of {len(source):,} characters is too long: at most {LONGEST_SOURCE:,}")
@@ -265,10 +266,15 @@ def _upper_letters() -> Mask:
     return mask_of(tuple((letter, letter) for letter in sorted(lower_table(False))))
 
 
+@lru_cache(maxsize=65_536)
+def _are_upper(ranges: Ranges) -> bool:
+    return all(bool(_upper_letters()[first : last + 1].all()) for first, last in ranges)
+
+
 def _needs_upper(node: Node) -> bool:
     match node:
         case Chars(ranges):
-            return bool(_upper_letters()[mask_of(ranges)].all())
+            return _are_upper(ranges)
         case Seq(items):
             return any(map(_needs_upper, items))
         case Alt(branches):

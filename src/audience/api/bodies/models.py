@@ -1,13 +1,17 @@
 """Bodies of `/v1/models`."""
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from audience.api.bodies.base import NAME, Request
+from audience.app.requests import ModelRequest
 from audience.app.types import Record
 
 TEXT_LIMIT = 100_000
+LARGE_CHARACTERS = 50_000
+OPTIONS = ("fields", "case", "width", "labels")
 EXAMPLE = {"rules": [{"label": "complaint", "any": ["refund", {"keyword": "why", "match": "start"}], "none": ["joke"]}]}
 
 
@@ -28,6 +32,14 @@ class NewModel(Request):
     width: bool | None = Field(default=None, description="of rules: whether full-width ASCII equals ASCII")
     labels: Literal["one", "all"] | None = Field(default=None, description="of rules: labels a row may get")
     notes: str = Field(default="", max_length=10_000, description="for people: why this version was made")
+
+    def request(self) -> ModelRequest:
+        options = {name: getattr(self, name) for name in OPTIONS if getattr(self, name) is not None}
+        return ModelRequest.model_validate({**self.model_dump(exclude=set(OPTIONS)), "options": options})
+
+    def is_large(self) -> bool:
+        """Returns whether a check may take more than a second."""
+        return len(self.csv or "") > LARGE_CHARACTERS or len(json.dumps(self.rules)) > LARGE_CHARACTERS
 
 
 class ModelCreated(BaseModel):

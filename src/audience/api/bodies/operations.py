@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from audience.api.bodies.runs import State
 from audience.app.types import Record
 
-Kind = Literal["run", "publication", "source_test", "export", "sweep"]
+Kind = Literal["run", "publication", "source_test", "model", "export", "sweep"]
 
 
 class OperationProgress(BaseModel):
@@ -51,7 +51,10 @@ class OperationView(OperationSummary):
     """An operation, how far it is, and what came of it when it is done."""
 
     progress: OperationProgress
-    result: Any = Field(description="of a source test its description, of a publication the changes, of an export rows")
+    result: Any = Field(
+        description="of a source test its description, of a model its version, of a publication the changes, of an "
+        "export rows"
+    )
 
     @classmethod
     def of(cls, record: Record) -> "OperationView":
