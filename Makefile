@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 CONSTRAINTS := constraints/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak check fix bench bench-against bench-large diagram constraints clean
+.PHONY: help demo test soak check fix bench bench-against bench-large bench-predecessor diagram constraints clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ bench: $(VENV)/installed-bench ## speed and memory side by side with the row-wis
 bench-against: $(VENV)/installed-bench ## speed and memory side by side with another checkout: make BEFORE=../before bench-against
 	$(BIN)/python benchmarks/against.py $(BEFORE)
 	$(BIN)/python benchmarks/against.py $(BEFORE) --databases
+
+bench-predecessor: $(VENV)/installed-bench ## as many rows as the predecessor published, MariaDB to MariaDB; 20 GB of disk
+	$(BIN)/python benchmarks/databases.py --predecessor
 
 bench-large: $(VENV)/installed-bench ## memory on ten and twenty million rows
 	$(BIN)/python benchmarks/bench.py --large

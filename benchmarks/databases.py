@@ -61,6 +61,7 @@ CASES = (
     (REGEXES, "MariaDB", MYSQL_URL, "content=topics.csv"),
     (REGEXES, "PostgreSQL", POSTGRES_URL, "content=topics.csv"),
 )
+PREDECESSOR_ROWS, PREDECESSOR_S = 39_291_336, 149.4 * 60
 INDEXES = ("id", "id,source_author,panel")
 Measured = dict[str, float]
 
@@ -113,11 +114,7 @@ def make_tables(folder: Path, n_rows: int) -> str:
 
 def multiply(table: str) -> str:
     """A table with the same posts ten times, under ids of their own, made by the servers; its name."""
-    large, columns = f"{table}_{TIMES}_times", ", ".join([*list(TYPES)[1:], "post_time"])
-    copies = [
-        f"INSERT INTO loading (id, {columns}) SELECT concat('{n}_', id), {columns} FROM {table} ORDER BY id"
-        for n in range(TIMES)
-    ]
+    large, copies = f"{table}_{TIMES}_times", _copies(table, TIMES)
     with MysqlServer.at(MYSQL_URL).session() as db:
         cursor = db.cursor()
         if not cursor.execute("SHOW TABLES LIKE %s", (large,)):
@@ -130,6 +127,29 @@ def multiply(table: str) -> str:
             for sql in (f"CREATE TABLE loading (LIKE {table})", *copies, *keys, "VACUUM ANALYZE loading"):
                 pg.execute(sql)
             pg.execute(f"ALTER TABLE loading RENAME TO {large}")
+    return large
+
+
+def _copies(table: str, times: int) -> list[str]:
+    columns = ", ".join([*list(TYPES)[1:], "post_time"])
+    return [
+        f"INSERT INTO loading (id, {columns}) SELECT concat('{n}_', id), {columns} FROM {table} ORDER BY id"
+        for n in range(times)
+    ]
+
+
+def as_many_as_the_predecessor(table: str, n_rows: int) -> str:
+    """A table of PREDECESSOR_ROWS in MariaDB: the posts again and again, the last time in part; its name."""
+    large = f"{table}_{PREDECESSOR_ROWS}"
+    whole, rest = divmod(PREDECESSOR_ROWS, n_rows)
+    *copies, last = _copies(table, whole + 1)
+    with MysqlServer.at(MYSQL_URL).session() as db:
+        cursor = db.cursor()
+        if not cursor.execute("SHOW TABLES LIKE %s", (large,)):
+            cursor.execute("DROP TABLE IF EXISTS loading")
+            for sql in (f"CREATE TABLE loading LIKE {table}", *copies, f"{last} LIMIT {rest}", "ANALYZE TABLE loading"):
+                cursor.execute(sql)
+            cursor.execute(f"RENAME TABLE loading TO {large}")
     return large
 
 
@@ -357,6 +377,25 @@ def measure(n_rows: int, runs: int, *, large: bool) -> list[str]:
     return table_of(found, n_rows)
 
 
+def beside_the_predecessor(n_rows: int) -> list[str]:
+    """The predecessor's published numbers, and ours on as many rows, MariaDB to MariaDB, everything on."""
+    folder = bench.make_data(n_rows)
+    make_databases()
+    clean_up()
+    table = as_many_as_the_predecessor(make_tables(folder, n_rows), n_rows)
+    ours = label(folder, table, MYSQL_URL, "author=gender.csv")
+    clean_up()
+    whole_s, labeling_s = ours["rows"] / ours["whole"], ours["rows"] / ours["rate"]
+    rows, minutes = f"{PREDECESSOR_ROWS:,}", f"{PREDECESSOR_S / 60:,.1f} min"
+    return [
+        "| what | rows | time | of it labeling | rows/s | results | peak memory |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+        f"| the predecessor, as published | {rows} | {minutes} | | {PREDECESSOR_ROWS / PREDECESSOR_S:,.0f} | | 812 MB |",
+        f"| Audience | {ours['rows']:,} | {whole_s:,.0f} s | {labeling_s:,.0f} s | {ours['whole']:,.0f} "
+        f"| {ours['results']:,} | {ours['peak']:,.0f} MB |",
+    ]
+
+
 def table_of(found: dict[tuple[str, str], list[Measured]], n_rows: int) -> list[str]:
     lines = ["| what | database | rows | results | rows/s | times the baseline | rows/s, whole command | peak memory |"]
     lines.append("|---|---|--:|--:|--:|--:|--:|--:|")
@@ -385,7 +424,14 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help=f"{TIMES} times as many rows, once")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--no-write", action="store_true", help="print the table only")
+    parser.add_argument("--predecessor", action="store_true", help="as many rows as the predecessor's published run")
     given = parser.parse_args()
+    if given.predecessor:
+        with servers():
+            lines = beside_the_predecessor(given.rows)
+        print("\n".join(lines))
+        bench.write(lines, "predecessor")
+        return
     with servers():
         lines = measure(given.rows, 1 if given.large else given.runs, large=given.large)
     print("\n".join(lines))
