@@ -233,6 +233,35 @@ def test_names_that_no_file_system_takes_and_half_characters_are_refused(client,
     assert client.post("/v1/models/gender/try", json={"text": "\\ud800 \U0001f600"}).status_code == 200
 
 
+def sent(client, method, path, body):
+    return client.request(method, path, content=body, headers={"content-type": "application/json"})
+
+
+def test_a_key_twice_in_a_body_is_refused_with_its_place_by_every_route_that_reads_one(client):
+    paths = client.get("/openapi.json").json()["paths"]
+    reading = [(m, path) for path, found in paths.items() for m, one in found.items() if "requestBody" in one]
+    assert len(reading) > 10
+    values = {"run_id": UNKNOWN, "operation_id": UNKNOWN, "model": "m", "name": "n", "alias": "a"}
+    for method, path in reading:
+        reply = sent(client, method.upper(), path.format(**values), b'{"a": {"b":\n 1, "b": 2}}')
+        (fault,) = problem(reply, 422)["errors"]
+        assert fault["where"] == "body:2", path
+        assert fault["reason"].startswith('the key "b" stands twice in its object (a)'), path
+
+
+def test_half_of_a_character_in_a_body_is_refused_escaped_or_not(client):
+    body = b'{"name": "m", "rules": {"x": ["%s"]}}'
+    (fault,) = problem(sent(client, "POST", "/v1/models", body % b"\\ud83d"), 422)["errors"]
+    assert "half of a surrogate pair" in fault["reason"]
+    raw = "\ud83d".encode("utf-8", "surrogatepass")
+    assert "not UTF-8 (at byte 31)" in problem(sent(client, "POST", "/v1/models", body % raw), 400)["detail"]
+
+
+def test_what_json_has_not_is_refused_in_a_body(client):
+    found = problem(sent(client, "PUT", "/v1/groups/x", b'{"channels": {"c": NaN}}'), 422)
+    assert "NaN is no number" in found["detail"]
+
+
 def test_twenty_requests_at_once_with_one_key_make_one_thing(client, ready):
     for path, body in (("runs", ready), ("sources", {"name": "more", "url": "posts.db"})):
 
