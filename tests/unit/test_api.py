@@ -133,6 +133,28 @@ def test_a_create_with_a_key_is_answered_the_same_after_a_restart_warnings_too(a
     assert len(app.store.runs.page()) == 1
 
 
+def test_a_run_goes_on_saying_which_names_of_its_conflict_groups_no_model_knows(client, app, ready):
+    panels = {"names": {"男性": "m", "南性": "m"}, "conflicts": {"gender": ["m", "女性", "f"]}}
+    made = client.post("/v1/runs", json={**ready, "conflict_groups": panels}).json()
+    told = [
+        "no model of this run gives the label 南性, which `names` renames",
+        "no label of these models is written as /f",
+    ]
+    assert made["warnings"] == told
+    assert client.get(made["href"]).json()["warnings"] == told
+    assert client.get(client.post("/v1/runs", json=ready).json()["href"]).json()["warnings"] == []
+
+
+@pytest.mark.parametrize("name", [" ", "a\u0007b", "x" * 101, "/"])
+def test_names_that_could_be_no_labels_are_refused_in_conflict_groups_wherever_they_are_given(client, ready, name):
+    for panels in ({"names": {"男性": name}}, {"conflicts": {"gender": ["m", name]}}):
+        found = problem(client.post("/v1/runs", json={**ready, "conflict_groups": panels}), 422)
+        assert found["errors"][0]["reason"].startswith("the panel "), found
+        problem(client.put("/v1/conflict-groups/x", json=panels), 422)
+    wrong = {"name": "moods", "target": "moods.db", "conflict_groups": {"gender": ["m", name]}}
+    problem(client.post("/v1/publications", json=wrong), 422)
+
+
 def test_a_create_that_failed_may_be_asked_again_with_its_key(client, ready):
     headers = {"Idempotency-Key": "k-1"}
     body = {"name": "late", "url": "late.csv"}

@@ -2,7 +2,7 @@
 
 import contextlib
 import datetime as dt
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
@@ -54,12 +54,14 @@ class Runs:
             raise BadInput(f"a model is named twice, and would give every label twice: {', '.join(names)}")
         target, secret = self.locations.sealed_target(spec.target)
         secret = secret or spec.target_secret
-        spec = spec.model_copy(update={"target": target, "target_secret": secret, "models": names})
+        labels = [label for name in names for label in self.models.labels(name)]
+        warnings = tuple(spec.panels.warnings(labels)) if request.conflict_groups is not None else ()
+        spec = spec.model_copy(
+            update={"target": target, "target_secret": secret, "models": names, "warnings": warnings}
+        )
         self.locations.target(spec).check()
         task_specs = [task.model_dump(mode="json") for task in tasks]
         priority = PRIORITIES[request.priority]
-        labels = [label for name in names for label in self.models.labels(name)]
-        warnings = _warnings(request, spec, labels)
         made = self.store.runs.add(
             spec.model_dump(mode="json"), task_specs, actor, priority, key, request.queue, warnings
         )
@@ -170,11 +172,12 @@ class Runs:
 
     def get(self, reference: str) -> Record:
         """Returns a run with its tasks: the progress of each, and its report or, as long as there is none, its numbers
-        so far."""
+        so far; and with `warnings`."""
         run = self.store.runs.show(self.find(reference))
         working = [task["id"] for task in run["tasks"] if task["report"] is None and task["progress"]["read"]]
         counted = self.store.runs.counted(working) if working else {}
-        return {**run, "tasks": [_shown(task, counted.get(task["id"])) for task in run["tasks"]]}
+        tasks = [_shown(task, counted.get(task["id"])) for task in run["tasks"]]
+        return {**run, "tasks": tasks, "warnings": run["spec"].get("warnings", [])}
 
     def set_aside(self, reference: str) -> Iterator[Record]:
         """Yields the rows that were set aside, as far as they are listed: task, id and reason."""
@@ -232,13 +235,6 @@ class Runs:
         if group is not None and group not in groups:
             raise NotFound(f"run {run['id'][:12]} has no group {group!r}; it has: {', '.join(groups)}")
         return target
-
-
-def _warnings(request: RunRequest, spec: RunSpec, labels: Iterable[str]) -> list[str]:
-    """Returns a warning for each panel in the request's conflict groups that no label is written as."""
-    if request.conflict_groups is None:
-        return []
-    return [f"no label of these models is written as {panel}" for panel in spec.panels.unknown(labels)]
 
 
 def _begun(run: Record) -> list[Record]:

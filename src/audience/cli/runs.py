@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.markup import escape
 
 from audience.app.actors import LOCAL
 from audience.cli import models as m
 from audience.cli import options as o
 from audience.cli import show
 from audience.cli.operations import written
-from audience.cli.show import console, errors
+from audience.cli.show import console
 from audience.errors import BadInput, Conflict, NotFound
 from audience.process import told_of_ctrl_c
 
@@ -105,7 +104,7 @@ def label(
     )
     made = app.runs.create(request, LOCAL)
     for warning in made["warnings"]:
-        errors.print(f"[yellow]warning[/] {escape(str(panels))}: {escape(warning)}")
+        show.warning(warning)
     finish(app, made["id"], detach=detach, as_json=as_json)
 
 
@@ -114,7 +113,7 @@ def finish(app: "App", run_id: str, *, detach: bool, as_json: bool) -> None:
     done."""
     run = app.runs.get(run_id) if detach else carry_out(app, run_id, hidden=as_json)
     if detach and not app.operations.is_served(run_id):
-        errors.print(f"[yellow]warning[/] {UNSERVED}")
+        show.warning(UNSERVED)
     show.as_json(run) if as_json else report(app, run)
     if not detach and run["state"] != "done":
         raise typer.Exit(1)
@@ -127,7 +126,7 @@ def _saved(app: "App", item: str, **given: Any) -> str:
         given["fields"] = (field,)
     saved, warnings = app.models.add(path.stem.replace(" ", "_"), path, LOCAL, **given)
     for warning in warnings:
-        errors.print(f"[yellow]warning[/] {escape(warning)}")
+        show.warning(warning)
     return saved
 
 
@@ -193,8 +192,10 @@ def show_(run: Run, as_json: o.Json = False) -> None:
         show.as_json(found)
         return
     report(app, found)
+    for warning in found["warnings"]:
+        show.warning(warning)
     if found["state"] not in FINAL and not app.operations.is_served(found["id"]):
-        errors.print(f"[yellow]warning[/] {UNSERVED}")
+        show.warning(UNSERVED)
 
 
 @commands.command()

@@ -79,6 +79,11 @@ def _without_secrets(value: Any) -> Any:
     return [_without_secrets(each) for each in value] if isinstance(value, list) else value
 
 
+def warning(text: str) -> None:
+    """Prints what was accepted, and may be a slip."""
+    errors.print(f"[yellow]warning[/] {escape(text)}", soft_wrap=True)
+
+
 def findings(found: "Sequence[Finding]") -> None:
     """Prints what was looked at, a line each, and below it what to do where something is not well."""
     colours = {"ok": "green", "warning": "yellow", "wrong": "red"}
@@ -244,7 +249,7 @@ def status(found: dict[str, Any]) -> None:
     if found["messages"] is not None:
         table("messages at the broker", ("queue", "waiting"), found["messages"].items())
     if found["trouble"]:
-        errors.print(f"[yellow]warning[/] {escape(found['trouble'])}", soft_wrap=True)
+        warning(found["trouble"])
 
 
 def _work(jobs: Iterable[dict[str, Any]]) -> str | None:

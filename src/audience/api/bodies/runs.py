@@ -166,6 +166,7 @@ class RunView(RunSummary):
     groups: GroupMap
     conflict_groups: Panels
     waiting_for: str | None
+    warnings: list[str] = Field(description="what was accepted, and may be a slip")
     tasks: list[TaskView]
 
     @classmethod
@@ -173,7 +174,8 @@ class RunView(RunSummary):
         spec = run["spec"]
         asked = {name: spec[name] for name in ("first_wins", "seed", "production", "production_delay_s", "groups")}
         tasks = [TaskView.of(task) for task in run["tasks"]]
-        own = {"conflict_groups": spec["panels"], "waiting_for": run["waiting_for"], "tasks": tasks}
+        own = {"conflict_groups": spec["panels"], "tasks": tasks}
+        own |= {name: run[name] for name in ("waiting_for", "warnings")}
         return cls.model_validate({**_summary(run), **asked, **own})
 
 
