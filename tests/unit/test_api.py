@@ -127,6 +127,8 @@ def test_a_create_with_a_key_is_answered_the_same_after_a_restart_warnings_too(a
 
     first = replies(client)
     assert "no label of these models is written as /mle" in first[0][1]
+    assert "no worker that is alive" in first[0][1]
+    app.store.workers.add("late", 1)
     app.store.database.close()
     with TestClient(create_api(App(app.settings)), base_url="http://localhost:8000") as restarted:
         assert replies(restarted) == first
@@ -140,9 +142,24 @@ def test_a_run_goes_on_saying_which_names_of_its_conflict_groups_no_model_knows(
         "no model of this run gives the label 南性, which `names` renames",
         "no label of these models is written as /f",
     ]
-    assert made["warnings"] == told
+    assert made["warnings"][:2] == told
+    app.operations.work_on(made["id"])
     assert client.get(made["href"]).json()["warnings"] == told
-    assert client.get(client.post("/v1/runs", json=ready).json()["href"]).json()["warnings"] == []
+    assert finished(client, app, ready)["warnings"] == []
+
+
+def test_whatever_no_living_worker_serves_says_so_until_one_does(client, app, ready):
+    told = "no worker that is alive serves the queue %s: start `audience up`, or `audience worker --queue %s`"
+    run = client.post("/v1/runs", json={**ready, "queue": "night"}).json()
+    test = client.post("/v1/sources/posts/test", headers={"Prefer": "respond-async"}).json()
+    for made, queue in ((run, "night"), (test, "default")):
+        assert made["warnings"] == client.get(made["href"]).json()["warnings"] == [told % (queue, queue)]
+    app.store.workers.add("w", 1, "default,night.manage")
+    assert client.get(test["href"]).json()["warnings"] == []
+    assert client.get(run["href"]).json()["warnings"] != []
+    app.store.workers.add("v", 1, "night.label")
+    assert client.get(run["href"]).json()["warnings"] == []
+    assert client.post("/v1/runs", json=ready).json()["warnings"] == []
 
 
 @pytest.mark.parametrize("name", [" ", "a\u0007b", "x" * 101, "/"])

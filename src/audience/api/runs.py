@@ -175,4 +175,4 @@ def export_later(app: Audience, actor: Actor, run_id: Id, body: ExportBody) -> J
     """Make a file of all result or production rows in the background; it is fetched from the operation when it is
     done."""
     request = ExportRequest(run=run_id, of=body.of, group=body.group, comparable=body.comparable, layout=body.format)
-    return begun(app.exports.begin(request, actor))
+    return begun(app, app.exports.begin(request, actor))

@@ -60,10 +60,11 @@ class Runs:
             update={"target": target, "target_secret": secret, "models": names, "warnings": warnings}
         )
         self.locations.target(spec).check()
+        lacking = [] if request.attended else self.store.workers.lacking(request.queue)
         task_specs = [task.model_dump(mode="json") for task in tasks]
         priority = PRIORITIES[request.priority]
         made = self.store.runs.add(
-            spec.model_dump(mode="json"), task_specs, actor, priority, key, request.queue, warnings
+            spec.model_dump(mode="json"), task_specs, actor, priority, key, request.queue, [*warnings, *lacking]
         )
         return {**made, "warnings": made.get("warnings", [])}
 
@@ -177,7 +178,8 @@ class Runs:
         working = [task["id"] for task in run["tasks"] if task["report"] is None and task["progress"]["read"]]
         counted = self.store.runs.counted(working) if working else {}
         tasks = [_shown(task, counted.get(task["id"])) for task in run["tasks"]]
-        return {**run, "tasks": tasks, "warnings": run["spec"].get("warnings", [])}
+        warnings = [*run["spec"].get("warnings", ()), *self.store.workers.lacking(run["queue"], run["state"])]
+        return {**run, "tasks": tasks, "warnings": warnings}
 
     def set_aside(self, reference: str) -> Iterator[Record]:
         """Yields the rows that were set aside, as far as they are listed: task, id and reason."""

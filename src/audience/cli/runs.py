@@ -23,7 +23,6 @@ commands = typer.Typer(help="Runs: what was labelled, when, and what came of it.
 
 SEEDS = 2**53
 Priority = Literal["low", "normal", "high"]
-UNSERVED = "no worker that is alive serves this run: start `audience up`, or `audience worker`"
 EXAMPLES = """
 [bold]Examples[/]
 
@@ -101,10 +100,10 @@ def label(
         bad_rows_limit=bad_rows,
         priority=priority,
         queue=queue,
+        attended=not detach,
     )
     made = app.runs.create(request, LOCAL)
-    for warning in made["warnings"]:
-        show.warning(warning)
+    _warn(made)
     finish(app, made["id"], detach=detach, as_json=as_json)
 
 
@@ -112,8 +111,6 @@ def finish(app: "App", run_id: str, *, detach: bool, as_json: bool) -> None:
     """Works on a run until it has ended, unless it is left to others, and prints it; exits with status 1 if it is not
     done."""
     run = app.runs.get(run_id) if detach else carry_out(app, run_id, hidden=as_json)
-    if detach and not app.operations.is_served(run_id):
-        show.warning(UNSERVED)
     show.as_json(run) if as_json else report(app, run)
     if not detach and run["state"] != "done":
         raise typer.Exit(1)
@@ -151,6 +148,11 @@ def carry_out(app: "App", run_id: str, *, hidden: bool = False) -> dict[str, Any
     return app.runs.get(run_id)
 
 
+def _warn(run: dict[str, Any]) -> None:
+    for warning in run["warnings"]:
+        show.warning(warning)
+
+
 def report(app: "App", run: dict[str, Any]) -> None:
     """Prints what a run did, and where its tables are."""
     show.run_report(run, app.runs.where(run))
@@ -184,18 +186,13 @@ def list_(
 @commands.command("show")
 def show_(run: Run, as_json: o.Json = False) -> None:
     """Show a run with the numbers of every task and group."""
-    from audience.app.types import FINAL
-
     app = o.open_app()
     found = app.runs.get(run)
     if as_json:
         show.as_json(found)
         return
     report(app, found)
-    for warning in found["warnings"]:
-        show.warning(warning)
-    if found["state"] not in FINAL and not app.operations.is_served(found["id"]):
-        show.warning(UNSERVED)
+    _warn(found)
 
 
 @commands.command()
@@ -207,6 +204,8 @@ def abort(run: Run, detach: Detach = False, as_json: o.Json = False) -> None:
         app.operations.work_on(run_id)
     found = app.runs.get(run_id)
     show.as_json(found) if as_json else report(app, found)
+    if detach:
+        _warn(found)
 
 
 @commands.command()
@@ -216,6 +215,8 @@ def resume(run: Run, detach: Detach = False, as_json: o.Json = False) -> None:
     run_id = app.runs.find(run)
     if app.runs.get(run_id)["state"] not in ("planned", "running", "producing", "aborting"):
         app.runs.resume(run_id, LOCAL)
+    if detach:
+        _warn(app.runs.get(run_id))
     finish(app, run_id, detach=detach, as_json=as_json)
 
 
@@ -228,6 +229,8 @@ def delete(
     """Delete a run with its results and production rows."""
     app = o.open_app()
     run_id = app.runs.delete(run, LOCAL, forget=forget)
+    if detach and not forget:
+        _warn(app.runs.get(run_id))
     waiting_for: list[str] = []
 
     def stuck() -> bool:

@@ -237,6 +237,8 @@ def operation(found: dict[str, Any]) -> None:
         console.print(f"[yellow]waits, and tries again: {escape(progress['waiting_for'])}[/]", soft_wrap=True)
     if found["error"]:
         console.print(f"[red]{escape(found['error'])}[/]", soft_wrap=True)
+    for each in found["warnings"]:
+        warning(each)
 
 
 def status(found: dict[str, Any]) -> None:
