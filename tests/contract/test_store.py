@@ -27,6 +27,7 @@ from audience.store.migrate import LATEST, MIGRATIONS, migrate, revision_of
 from audience.store.models import NewVersion
 from audience.store.operations import move
 from audience.store.records import Store
+from audience.store.runs import remove_run
 from audience.store.secrets import Secrets
 from audience.store.states import FINAL, JOB_MOVES, MOVES, OPEN_JOB, state_of_run
 
@@ -288,7 +289,8 @@ def test_ids_of_jobs_are_never_used_again(store):
     last = store.operations.jobs(first)[-1]["id"]
     store.runs.delete(first, "ann")
     deleting = store.operations.jobs(first)[-1]["id"]
-    store.runs.forget(first, "ann")
+    with store.database.writing() as connection:
+        remove_run(connection, first, "ann")
     second = add_run(store)
     assert store.operations.jobs(second)[0]["id"] > deleting > last
 

@@ -145,7 +145,7 @@ def delete(
     app: Audience,
     actor: Actor,
     run_id: Id,
-    forget: Annotated[bool, Query(description="at once, though its target is gone for good")] = False,
+    forget: Annotated[bool, Query(description="also when its target is gone for good")] = False,
 ) -> RunSummary:
     """Delete a run with its results and production rows; when they are gone, so is the run."""
     run = app.runs.get(run_id)

@@ -1,6 +1,5 @@
 """Runs: labeling of whole tables, from the request to the results."""
 
-import contextlib
 import datetime as dt
 from collections.abc import Iterator, Sequence
 
@@ -11,7 +10,7 @@ from audience.app.mappings import Mappings
 from audience.app.models import Models
 from audience.app.requests import PRIORITIES, RunRequest, TaskRequest
 from audience.app.sources import Sources
-from audience.errors import AudienceError, BadInput, NotFound
+from audience.errors import BadInput, NotFound
 from audience.labeling import export as exports
 from audience.labeling.plan import RunSpec, TaskSpec, check_tasks
 from audience.labeling.sampling import scan
@@ -129,21 +128,11 @@ class Runs:
         return run_id
 
     def delete(self, reference: str, actor: str, *, forget: bool = False) -> str:
-        """Begins to remove a run, its results and its production rows. `forget`: removes the run at once, also when its
-        target cannot be reached, where its rows then stay. Returns its id."""
+        """Begins to remove a run, its results and its production rows. `forget`: also when its target cannot be
+        reached, where its rows then stay. Returns its id."""
         run_id = self.find(reference)
-        self.store.runs.delete(run_id, actor)
-        if forget:
-            self._empty(self.store.runs.show(run_id))
-            self.store.runs.forget(run_id, actor)
+        self.store.runs.delete(run_id, actor, forget=forget)
         return run_id
-
-    def _empty(self, run: Record) -> None:
-        """Removes the rows that can be removed of a run that is about to be forgotten."""
-        with contextlib.suppress(AudienceError):
-            target = self.locations.target(RunSpec.model_validate(run["spec"]))
-            for task in run["tasks"] if target.exists() else ():
-                target.delete(task["id"])
 
     def find(self, reference: str) -> str:
         """Returns the id of a run, from the beginning of one, or `last`."""

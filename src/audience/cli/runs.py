@@ -229,7 +229,7 @@ def delete(
     """Delete a run with its results and production rows."""
     app = o.open_app()
     run_id = app.runs.delete(run, LOCAL, forget=forget)
-    if detach and not forget:
+    if detach:
         _warn(app.runs.get(run_id))
     waiting_for: list[str] = []
 
@@ -238,16 +238,18 @@ def delete(
             waiting_for.extend(filter(None, [app.runs.get(run_id)["waiting_for"]]))
         return bool(waiting_for)
 
-    if not detach and not forget:
-        app.operations.work_on(run_id, stuck)
+    if not detach:
+        app.operations.work_on(run_id, None if forget else stuck)
     name = run_id[:12]
     if waiting_for:
         console.print(f"run {name} is being deleted; its rows wait: {waiting_for[0]}", soft_wrap=True)
         console.print("workers of `audience up` go on trying; so does this command, when it is given again")
+    elif detach:
+        console.print(f"deleting run {name}")
     elif forget:
         console.print(f"forgot run {name}; rows of it in a target that could not be reached stay there")
     else:
-        console.print(f"deleting run {name}" if detach else f"deleted run {name} and all its rows")
+        console.print(f"deleted run {name} and all its rows")
 
 
 @commands.command("set-aside")

@@ -30,6 +30,7 @@ from audience.tables.base import Mark, Partition, Selection, Source, SourceSpec,
 log = logging.getLogger(__name__)
 
 CONTEXTS = 8
+FORGET_RETRIES = 2
 
 
 @dataclass(frozen=True)
@@ -178,15 +179,20 @@ class LabelingJobs:
             return None
 
     def delete(self, job: Record, control: JobControl) -> Outcome:
-        """Removes every row of the run. Retried while a target cannot be reached."""
+        """Removes every row of the run. Retried while a target cannot be reached; of a run that is to be forgotten a
+        few times, for what still writes there may be in the way."""
         run = self.store.runs.show(job["operation_id"])
-        try:
-            for task in run["tasks"]:
+        forget = job["arguments"].get("forget", False)
+        for task in run["tasks"]:
+            try:
                 self._empty(task, RunSpec.model_validate(run["spec"]))
-        except Elsewhere:
-            raise
-        except AudienceError as error:
-            raise Transient(str(error)) from error
+            except AudienceError as error:
+                if forget and job["failures"] >= FORGET_RETRIES:
+                    log.warning("action=rows_forgotten task_id=%s reason=%s", task["id"], error)
+                elif isinstance(error, Elsewhere) and not forget:
+                    raise
+                else:
+                    raise Transient(str(error)) from error
         return Outcome()
 
     def _empty(self, task: Record, spec: RunSpec) -> None:

@@ -126,25 +126,24 @@ class Runs:
                 arguments = {"fence": task["fence"], "after": task["state"]}
                 add_jobs(connection, run_id, "produce", subject=task["id"], arguments=arguments)
 
-    def delete(self, run_id: str, actor: str) -> None:
-        """Raises the fences and begins to remove what there is; given again, it retries at once what waits."""
+    def delete(self, run_id: str, actor: str, *, forget: bool = False) -> None:
+        """Raises the fences and begins to remove what there is; given again, it retries at once what waits. `forget`:
+        also when rows cannot be removed."""
         with self.database.writing() as connection:
             if _state_of_run(connection, run_id) == "deleting":
-                waiting = (schema.job.c.operation_id == run_id, schema.job.c.state == "waiting")
+                job = schema.job
+                mine = sa.update(job).where(job.c.operation_id == run_id, job.c.state.in_(OPEN_JOB))
                 now_due = {"delay_s": 0, "due_at": 0, "error": None}
-                connection.execute(sa.update(schema.job).where(*waiting).values(now_due))
+                connection.execute(mine.where(job.c.state == "waiting").values(now_due))
+                if forget:
+                    connection.execute(mine.values(arguments={"forget": True}))
                 return
             operations.move(connection, run_id, "deleting", actor)
             for task in self._tasks(connection, run_id, GOING_ON | FINAL):
                 _raise_fence(connection, task["id"])
                 move_task(connection, task["id"], "deleting", actor)
             cancel_jobs(connection, run_id)
-            add_jobs(connection, run_id, "delete", urgent=True)
-
-    def forget(self, run_id: str, actor: str) -> None:
-        """Removes the records of a run in state `deleting`; its results are gone, or given up."""
-        with self.database.writing() as connection:
-            remove_run(connection, run_id, actor)
+            add_jobs(connection, run_id, "delete", arguments={"forget": forget}, urgent=True)
 
     @staticmethod
     def _tasks(connection: sa.Connection, run_id: str, states: Iterable[str]) -> list[Record]:
