@@ -148,6 +148,26 @@ def test_a_run_goes_on_saying_which_names_of_its_conflict_groups_no_model_knows(
     assert finished(client, app, ready)["warnings"] == []
 
 
+def test_a_run_says_when_the_times_of_its_rows_are_not_likely(client, app, ready, table):
+    table([*POSTS[:9], ("p9", "c1", "媽", "buy", "1900-01-01")], "files/dummies.db")
+    client.post("/v1/sources", json={"name": "dummies", "url": "dummies.db"})
+    source = {"source": "dummies"}
+    made = client.post("/v1/runs", json={**ready, "sources": [source]}).json()
+    worker, worker_id = app.operations.worker(), app.store.workers.add("test", 1)
+    for _ in range(3):  # the plan and both partitions; not the report
+        worker.handle(app.store.jobs.take(worker_id))
+    told = client.get(made["href"]).json()
+    assert (told["state"], told["tasks"][0]["statistics"]["complete"]) == ("running", False)
+    assert told["warnings"][0].startswith("dummies: times go from 1900-01-01 to 2024-01-01, which is not likely")
+    app.operations.work_on(made["id"])
+    done = client.get(made["href"]).json()
+    assert done["warnings"] == told["warnings"]
+    assert done["tasks"][0]["statistics"]["times"] == ["1900-01-01T00:00:00", "2024-01-01T00:00:00"]
+    for bounds in ({"start": "1990-01-01"}, {"start": "1800-01-01", "end": "1990-01-01"}):
+        found = finished(client, app, {**ready, "sources": [{**source, **bounds}]})
+        assert len(found["warnings"]) == int("end" in bounds), bounds
+
+
 def test_whatever_no_living_worker_serves_says_so_until_one_does(client, app, ready):
     told = "no worker that is alive serves the queue %s: start `audience up`, or `audience worker --queue %s`"
     run = client.post("/v1/runs", json={**ready, "queue": "night"}).json()

@@ -1,7 +1,7 @@
 """Runs: labeling of whole tables, from the request to the results."""
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
@@ -167,8 +167,8 @@ class Runs:
         working = [task["id"] for task in run["tasks"] if task["report"] is None and task["progress"]["read"]]
         counted = self.store.runs.counted(working) if working else {}
         tasks = [_shown(task, counted.get(task["id"])) for task in run["tasks"]]
-        warnings = [*run["spec"].get("warnings", ()), *self.store.workers.lacking(run["queue"], run["state"])]
-        return {**run, "tasks": tasks, "warnings": warnings}
+        lacking = self.store.workers.lacking(run["queue"], run["state"])
+        return {**run, "tasks": tasks, "warnings": [*run["spec"].get("warnings", ()), *_odd(tasks), *lacking]}
 
     def set_aside(self, reference: str) -> Iterator[Record]:
         """Yields the rows that were set aside, as far as they are listed: task, id and reason."""
@@ -231,6 +231,13 @@ class Runs:
 def _begun(run: Record) -> list[Record]:
     """Returns the tasks of which the target may hold rows."""
     return [task for task in run["tasks"] if task["may_have_rows"]]
+
+
+def _odd(tasks: Iterable[Record]) -> Iterator[str]:
+    """Yields what is odd about the rows that tasks have read."""
+    for task in tasks:
+        numbers = task["report"] or task["so_far"] or {}
+        yield from (f"{task['spec']['name']}: {warning}" for warning in numbers.get("warnings", ()))
 
 
 def _shown(task: Record, counts: list[Record] | None) -> Record:

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -103,15 +104,17 @@ def label(
         attended=not detach,
     )
     made = app.runs.create(request, LOCAL)
-    _warn(made)
-    finish(app, made["id"], detach=detach, as_json=as_json)
+    for warning in made["warnings"]:
+        show.warning(warning)
+    finish(app, made["id"], detach=detach, as_json=as_json, warned=made["warnings"])
 
 
-def finish(app: "App", run_id: str, *, detach: bool, as_json: bool) -> None:
-    """Works on a run until it has ended, unless it is left to others, and prints it; exits with status 1 if it is not
-    done."""
+def finish(app: "App", run_id: str, *, detach: bool, as_json: bool, warned: Sequence[str] = ()) -> None:
+    """Works on a run until it has ended, unless it is left to others, and prints it, with the warnings that were not
+    printed yet; exits with status 1 if it is not done."""
     run = app.runs.get(run_id) if detach else carry_out(app, run_id, hidden=as_json)
     show.as_json(run) if as_json else report(app, run)
+    _warn(run, warned)
     if not detach and run["state"] != "done":
         raise typer.Exit(1)
 
@@ -148,9 +151,10 @@ def carry_out(app: "App", run_id: str, *, hidden: bool = False) -> dict[str, Any
     return app.runs.get(run_id)
 
 
-def _warn(run: dict[str, Any]) -> None:
+def _warn(run: dict[str, Any], warned: Sequence[str] = ()) -> None:
     for warning in run["warnings"]:
-        show.warning(warning)
+        if warning not in warned:
+            show.warning(warning)
 
 
 def report(app: "App", run: dict[str, Any]) -> None:
@@ -215,8 +219,6 @@ def resume(run: Run, detach: Detach = False, as_json: o.Json = False) -> None:
     run_id = app.runs.find(run)
     if app.runs.get(run_id)["state"] not in ("planned", "running", "producing", "aborting"):
         app.runs.resume(run_id, LOCAL)
-    if detach:
-        _warn(app.runs.get(run_id))
     finish(app, run_id, detach=detach, as_json=as_json)
 
 

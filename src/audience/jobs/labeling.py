@@ -117,7 +117,8 @@ class LabelingJobs:
         """Writes the partition. Returns None when another worker had written it."""
         partition = Partition(**self.store.tasks.partition(job["subject"], job["number"]))
         statistics = PartitionStatistics(seed=context.spec.seed)
-        batches = control.counted(context.source.read(partition, context.selection))
+        read = control.counted(context.source.read(partition, context.selection))
+        batches = statistics.timed(read, context.selection)
         rows = context.labeler.label(partition.number, batches, statistics)
         fence = job["arguments"]["fence"]
         written = context.target.write(job["subject"], partition.number, fence, rows, statistics)

@@ -93,6 +93,7 @@ class Statistics(BaseModel):
     missing: int | None = Field(default=None, description="planned rows that were not read: the source changed")
     set_aside: dict[str, int] = Field(description="rows that could not be used, by kind of reason")
     unmapped: dict[str, int] = Field(description="rows of channels that are in no group")
+    times: tuple[str, str] | None = Field(default=None, description="the first and the last of the rows in the range")
     by_author: bool | None = None
     groups: dict[str, GroupNumbers]
     seconds: float
