@@ -8,12 +8,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from audience.errors import Conflict, NotFound
-from audience.store import operations, schema
+from audience.store import models, operations, schema
 from audience.store.database import Database, Record, new_id, note, now, rows_of, total
 from audience.store.idempotency import IdempotencyKey, keep_made, made_before
 from audience.store.operations import add_operation, cancel_jobs, page_of, state_of
 from audience.store.queue_rows import add_jobs
 from audience.store.queues import DEFAULT
+from audience.store.references import ModelReference
 from audience.store.states import FINAL, GOING_ON, OPEN_JOB, sources_of, state_of_run
 
 KIND = "run"
@@ -36,10 +37,13 @@ class Runs:
         warnings: Sequence[str] = (),
     ) -> Record:
         """Adds a planned run of these tasks, and the jobs that begin it. Returns its id, state and time, and the
-        `warnings`, so that the same request again is answered with them too."""
+        `warnings`, so that the same request again is answered with them too. Raises NotFound when a model of it is
+        gone."""
         with self.database.writing() as connection:
             if made := made_before(connection, key):
                 return made
+            for model in spec.get("models", ()):
+                models.found(connection, ModelReference.parse(model))  # it may be deleted since it was looked up
             about = ", ".join(spec.get("models", ()))[:200]
             row = add_operation(connection, KIND, actor, subject=about or None, queue=queue, priority=priority)
             connection.execute(sa.insert(schema.run).values(id=row["id"], spec=spec))
