@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from audience.databases.mysql import listed, quoted
-from audience.errors import BadInput, NotFound
+from audience.errors import AudienceError, BadInput, NotFound
 from audience.tables.batches import BATCH_BYTES
 from audience.tables.mysql.production import make_tables, resolve_conflicts
 from audience.tables.mysql.schema import DIALECT, LONGEST_TASK, create, create_task_tables, groups_of, is_prepared
@@ -47,13 +47,15 @@ class MysqlTarget(SqlTarget):
     def check(self) -> None:
         """Tries to connect, and also what production does: that comes after all the labeling, and this user may have no
         right to it."""
-        with self._making() as cursor:
+        try:
+            with self._making() as cursor:
+                make_tables(cursor)
+        except BadInput as error:
             try:
-                with self.server.mapped_errors():
-                    make_tables(cursor)
-            except BadInput as error:
-                grant = f"GRANT CREATE TEMPORARY TABLES ON {quoted(self.server.database)}.* TO {self.server.user}@'%'"
-                raise BadInput(f"{error}: production needs temporary tables: {grant}") from error
+                grants = self.server.grants()
+            except AudienceError:  # it lets us in nowhere: no right is what is missing
+                raise error from None
+            raise BadInput(f"{error}: runs and publications need {grants}") from error
 
     def _is_prepared(self) -> bool:
         try:

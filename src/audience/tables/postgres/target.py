@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from audience.databases.postgres import listed, quoted
-from audience.errors import NotFound
+from audience.errors import BadInput, NotFound
 from audience.tables.base import RESULT_SCHEMA
 from audience.tables.batches import rebatched
 from audience.tables.postgres.load import NUL, Loader
@@ -35,8 +35,10 @@ class PostgresTarget(SqlTarget):
         self.server = PostgresServer.at(url)
 
     def check(self) -> None:
-        with self._making():
-            pass
+        """Tries to connect, and whether tables can be made: what is there already may be used without that."""
+        with self._making() as connection:
+            if (needed := self.server.grants(connection)) and not is_prepared(connection):
+                raise BadInput(f"no table can be made in the schema {self.server.schema} of {self.url}: {needed}")
 
     def _is_prepared(self) -> bool:
         try:
