@@ -414,6 +414,21 @@ def test_groups_and_conflict_groups_are_saved_and_used_by_name(client, app, read
         problem(client.get(f"/v1/{path}"), 404)
 
 
+def test_groups_of_any_name_are_saved_with_their_tables(client, app, ready):
+    body = {"channels": {"c1": "汽車"}, "default": "其他", "tables": {"汽車": "cars", "其他": "others"}}
+    saved = client.put("/v1/groups/boards", json=body).json()
+    assert {name: saved[name] for name in body} == body
+    for groups in ("boards", body):
+        run = finished(client, app, {**ready, "groups": groups})
+        assert run["tasks"][0]["statistics"]["groups"].keys() == {"cars"}
+        assert run["groups"]["tables"] == body["tables"]
+    lacking = problem(client.put("/v1/groups/boards", json={"channels": {"c1": "汽車"}}), 422)
+    assert "in `tables` over HTTP" in lacking["detail"]
+    strange = problem(client.put("/v1/groups/boards", json={"channels": {"c1": "a"}, "tables": {"b": "c"}}), 422)
+    assert "'b', which is no group" in str(strange["errors"])
+    problem(client.put("/v1/groups/boards", json={"channels": {"c1": "a"}, "defalt": "b"}), 422)
+
+
 def test_a_run_that_has_not_begun_has_no_results_yet(client, ready, tmp_path):
     run = client.post("/v1/runs", json=ready).json()
     for path in ("sample", "set-aside"):

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
@@ -141,8 +141,9 @@ def run_report(run: dict[str, Any], where: dict[str, tuple[str, str | None]]) ->
     """Prints a run with its tasks: what came in, what came out, and what was left out."""
     colour = {"done": "green", "failed": "red", "aborted": "yellow"}.get(run["state"], "cyan")
     console.print(f"[bold]run {run['id'][:12]}[/]  [{colour}]{run['state']}[/]  {', '.join(run['spec']['models'])}")
+    given = {table: group for group, table in run["spec"]["groups"].get("tables", {}).items()}
     for task in run["tasks"]:
-        _task_report(task)
+        _task_report(task, given)
     if run["error"]:
         console.print(f"[red]{escape(run['error'])}[/]", soft_wrap=True)
     if run["state"] in ("failed", "aborted"):
@@ -157,7 +158,8 @@ def run_report(run: dict[str, Any], where: dict[str, tuple[str, str | None]]) ->
             console.print(f"{'':{len(group)}}  production  {escape(production)}", soft_wrap=True)
 
 
-def _task_report(task: dict[str, Any]) -> None:
+def _task_report(task: dict[str, Any], given: Mapping[str, str]) -> None:
+    """Prints what a task did. `given`: the name that a group has, where its tables have another."""
     report = task["report"]
     if not report:
         _task_progress(task)
@@ -176,7 +178,7 @@ def _task_report(task: dict[str, Any]) -> None:
     columns = ("group", "received", "results", people or "-", "labelled", "rate of label", "production")
     rows = [
         (
-            name,
+            f"{name} ({given[name]})" if name in given else name,
             numbers["received"],
             numbers["results"],
             numbers["authors"],
