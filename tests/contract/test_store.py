@@ -27,6 +27,8 @@ from audience.store.migrate import LATEST, MIGRATIONS, migrate, revision_of
 from audience.store.models import NewVersion
 from audience.store.operations import move
 from audience.store.records import Store
+from audience.store.references import ModelReference
+from audience.store.runs import remove_run
 from audience.store.secrets import Secrets
 from audience.store.states import FINAL, JOB_MOVES, MOVES, OPEN_JOB, state_of_run
 
@@ -218,6 +220,29 @@ def add_run(store: Store, names: str = "a") -> str:
     return str(store.runs.add({"target": "t"}, [{"name": name} for name in names], "ann")["id"])
 
 
+def test_a_model_goes_or_a_run_of_it_comes_but_never_both(store):
+    """Whoever looked the model up before it was deleted adds the run after that, or before."""
+    for n in range(10):
+        model = store.models.add(f"m{n}", NewVersion("rules", "d1", {"rules": []}), "ann")
+        with ThreadPoolExecutor(2) as pool:
+            deleted = pool.submit(store.models.delete, ModelReference.parse(model), "ann")
+            added = pool.submit(store.runs.add, {"models": [model]}, [], "bob")
+            faults = [done.exception() for done in (deleted, added)]
+        refused = [type(fault) for fault in faults if fault is not None]
+        assert refused in ([Conflict], [NotFound]), faults
+        assert len(store.runs.page(100)) == int(faults[1] is None)
+        for run in store.runs.page(100):
+            store.runs.delete(run["id"], "ann")
+            with store.database.writing() as connection:
+                remove_run(connection, run["id"], "ann")
+
+
+def test_a_run_of_a_model_that_is_gone_is_not_written_down(store):
+    with pytest.raises(NotFound, match="there is no model 'm'"):
+        store.runs.add({"models": ["m@1"]}, [{"name": "a"}], "ann")
+    assert store.runs.page() == []
+
+
 def test_a_run_moves_only_as_the_table_of_moves_allows(store):
     run_id = add_run(store)
     for state, fault in (("running", None), ("planned", r"is running; it cannot become planned"), ("done", None)):
@@ -288,7 +313,8 @@ def test_ids_of_jobs_are_never_used_again(store):
     last = store.operations.jobs(first)[-1]["id"]
     store.runs.delete(first, "ann")
     deleting = store.operations.jobs(first)[-1]["id"]
-    store.runs.forget(first, "ann")
+    with store.database.writing() as connection:
+        remove_run(connection, first, "ann")
     second = add_run(store)
     assert store.operations.jobs(second)[0]["id"] > deleting > last
 

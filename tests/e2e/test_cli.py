@@ -78,7 +78,8 @@ def test_ctrl_c_says_that_it_stops_before_it_has_and_the_run_can_be_resumed(audi
 
 
 def test_mistyped_conflict_groups_are_told(posts, tmp_path, monkeypatch, capsys):
-    (tmp_path / "panels.json").write_text('{"names": {"男性": "male"}, "conflicts": {"gender": ["mle", "女性"]}}')
+    panels = '{"names": {"男性": "male", "那性": "male"}, "conflicts": {"gender": ["mle", "女性"]}}'
+    (tmp_path / "panels.json").write_text(panels)
     monkeypatch.setenv("AUDIENCE_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     label = ["label", "posts.db", "--rules", "author=gender.csv", "--target", "labels.db"]
@@ -87,7 +88,12 @@ def test_mistyped_conflict_groups_are_told(posts, tmp_path, monkeypatch, capsys)
         main()
     told = capsys.readouterr().err
     assert "no label of these models is written as /mle" in told
+    assert "no model of this run gives the label 那性, which `names` renames" in told
     assert "/女性" not in told
+    monkeypatch.setattr(sys, "argv", ["audience", "run", "show", "last"])
+    with contextlib.suppress(SystemExit):
+        main()
+    assert "no label of these models is written as /mle" in capsys.readouterr().err
 
 
 def test_a_new_publication_whose_target_cannot_be_used_is_not_kept(audience, posts):

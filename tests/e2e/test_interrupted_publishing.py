@@ -194,6 +194,23 @@ def test_publishing_that_is_cancelled_leaves_nothing_and_frees_the_publication(
     assert [row | {"version": 0} for row in rows(app)] == [row | {"version": 0} for row in expected]
 
 
+@pytest.mark.parametrize("target", ["published.db", "published"], indirect=True)
+def test_publishing_that_fails_for_good_at_its_swap_has_failed_and_says_why(app, runs, published, target, monkeypatch):
+    before, tables = rows(app), everything(target)
+    publisher = type(app.publications.jobs._publisher(app.store.publications.get("moods")))
+
+    def refused(*_: object) -> None:
+        raise Conflict("the table is another's now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publisher, "swap", refused)
+        ended = carried_out(app, begin(app, runs))
+    assert (ended["state"], ended["error"]) == ("failed", "the table is another's now")
+    assert app.publications.get("moods")["error"] == "the table is another's now"
+    assert (rows(app), everything(target)) == (before, tables)
+    assert carried_out(app, begin(app, runs))["state"] == "done"
+
+
 def test_publishing_that_is_cancelled_just_after_its_swap_is_published(app, runs, published, tmp_path):
     expected, changes = undisturbed(app, runs, tmp_path)
     begun = begin(app, runs)

@@ -13,7 +13,7 @@ from audience.app.requests import RunRequest, SourceRequest, TaskRequest
 from audience.app.root import App
 from audience.errors import BadInput, Conflict, NotFound
 from audience.labeling.export import export
-from audience.labeling.groups import GroupMap
+from audience.labeling.groups import GroupMap, load_groups
 from audience.labeling.panels import Panels
 from audience.settings import Settings
 from audience.tables.base import Plan
@@ -373,9 +373,36 @@ def test_group_names_that_collide_without_case_are_refused():
         GroupMap.checked({"a": "Forum", "b": "forum"}, None)
 
 
-def test_a_group_name_that_cannot_name_a_table_is_refused():
-    with pytest.raises(BadInput, match="A-Z"):
-        GroupMap.checked({"a": "drop table"}, None)
+def test_a_group_name_that_cannot_name_a_table_is_refused_with_the_remedy():
+    with pytest.raises(BadInput, match=r"(?s)a column `table` of the file, or in `tables`.*'汽車': use .*A-Z"):
+        GroupMap.checked({"a": "汽車"}, None)
+
+
+def test_a_group_of_any_name_goes_to_the_table_that_is_said(app, table, gender, target, tmp_path):
+    groups = tmp_path / "groups.csv"
+    groups.write_text("來源,群組,資料表\nc1,汽車,cars\nc2,phones,\nc3,汽車,\n")
+    loaded = load_groups(groups)
+    assert loaded.names == ("cars", "phones")
+    source = table([post(n, "媽", channel) for n, channel in enumerate(("c1", "c2", "c3"))])
+    run = label(app, source, target, gender, groups=loaded)
+    assert report(run)["groups"].keys() == {"cars", "phones"}
+    assert len(rows(target, "results_cars")) == 2
+    assert run["spec"]["groups"]["tables"] == {"汽車": "cars"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ("c1,汽車,cars\nc2,汽車,autos\n", r"groups\.csv:3: the table of 汽車 is cars already"),
+        ("c1,汽車,汽車\n", "'汽車': use 1 to 40"),
+        ("c1,汽車,cars\nc2,cars,\n", "'汽車' and 'cars' would both be the table cars"),
+        ("c1,汽車,cars\nc2,車,Cars\n", "differ only in case"),
+    ],
+)
+def test_tables_of_groups_that_contradict_each_other_are_refused(tmp_path, lines, reason):
+    (tmp_path / "groups.csv").write_text(f"s_id,group,table\n{lines}")
+    with pytest.raises(BadInput, match=reason):
+        load_groups(tmp_path / "groups.csv")
 
 
 def test_a_start_after_the_end_is_refused_before_anything_is_written(app, table, gender, target):

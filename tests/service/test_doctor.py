@@ -4,12 +4,14 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import sqlalchemy as sa
 
 from audience.app.actors import LOCAL
 from audience.app.doctor import examine
+from audience.app.requests import PublicationRequest, PublishRequest, RunRequest, SourceRequest, TaskRequest
 from audience.app.root import App
 from audience.errors import BadInput, NotFound
 from audience.labeling.plan import RunSpec, TaskSpec
@@ -68,6 +70,77 @@ def test_missing_grants_are_named(reader: str, mysql_url: str) -> None:
     found = wrong(list(check_target("m", reader)))
     assert found[0].said == "missing: CREATE TEMPORARY TABLES, DELETE"
     assert tables_of(mysql_url) == []
+
+
+@pytest.fixture
+def nobody(mysql_url: str) -> Iterator[tuple[str, str]]:
+    """The URL of a user without any right, and the user as the server knows it: of one network, with a quote."""
+    server, name = MysqlServer.at(mysql_url), f"o'{uuid.uuid4().hex[:8]}"
+    account = f"'{name.replace(chr(39), chr(92) + chr(39))}'@'127.0.0.%'"
+    with server.session() as connection:
+        connection.cursor().execute(f"CREATE USER {account}")
+    yield f"mysql://{quote(name)}@{server.host}:{server.port}/{server.database}", account
+    with server.session() as connection:
+        connection.cursor().execute(f"DROP USER {account}")
+
+
+def labelled_and_published(app: App, posts: Path, rules: Any, target: str) -> str:
+    """What a user does who has what was granted; the state of the last operation."""
+    model = app.models.add("m", rules("label,content\na,x\n"), LOCAL)[0]
+    tasks = (TaskRequest(source=SourceRequest(location=str(posts))),)
+    run = app.runs.create(RunRequest(tasks=tasks, models=(model,), target=target), LOCAL)["id"]
+    app.operations.work_on(run)
+    app.publications.add(PublicationRequest(name="p", target=target), LOCAL)
+    for _ in range(2):
+        begun = app.publications.publish("p", PublishRequest(runs=(run,)), LOCAL)
+        app.operations.work_on(begun)
+    begun = app.publications.roll_back("p", LOCAL)
+    app.operations.work_on(begun)
+    found = app.operations.get(begun)
+    return str(found["error"] or found["state"])
+
+
+POST = ("p1", "c", "a", "x", "2024-01-01")
+
+
+def test_what_a_refused_account_is_to_be_granted_is_enough_for_runs_and_publications(
+    nobody: tuple[str, str], mysql_url: str, app: App, table: Any, rules: Any
+) -> None:
+    url, account = nobody
+    (finding,) = wrong(list(check_target("m", url)))
+    assert finding.advice.startswith("GRANT SELECT, ")
+    assert finding.advice.endswith(f" TO {account}")
+    with pytest.raises(BadInput) as told:
+        open_target(url).check()
+    assert finding.advice in str(told.value)
+    with MysqlServer.at(mysql_url).session() as connection:
+        connection.cursor().execute(finding.advice)
+    assert wrong(list(check_target("m", url))) == []
+    assert labelled_and_published(app, table([POST]), rules, url) == "done"
+
+
+def test_what_a_role_is_to_be_granted_is_enough_for_runs_and_publications(
+    postgres_url: str, app: App, table: Any, rules: Any
+) -> None:
+    server, role = PostgresServer.at(postgres_url), f"Audience {uuid.uuid4().hex[:8]}"
+    url = f"postgresql://{quote(role)}@{server.host}:{server.port}/{server.database}?schema=odd%20one"
+    with server.session() as connection:
+        connection.execute(f'CREATE ROLE "{role}" LOGIN')
+        connection.execute('CREATE SCHEMA "odd one"')
+        try:
+            grant = f'GRANT USAGE, CREATE ON SCHEMA "odd one" TO "{role}"'
+            assert [finding.advice for finding in wrong(list(check_target("p", url)))] == [grant]
+            with pytest.raises(NotFound, match=grant):
+                open_target(url).check()
+            connection.execute(grant.replace(", CREATE", ""))
+            with pytest.raises(BadInput, match=grant):
+                open_target(url).check()
+            connection.execute(grant)
+            assert wrong(list(check_target("p", url))) == []
+            assert labelled_and_published(app, table([POST]), rules, url) == "done"
+        finally:
+            connection.execute(f'DROP OWNED BY "{role}"')
+            connection.execute(f'DROP ROLE "{role}"')
 
 
 def test_wrong_passwords_and_absent_servers_are_told(reader: str) -> None:
@@ -137,7 +210,7 @@ def test_a_target_without_temporary_tables_is_refused_before_anything_is_labelle
     with MysqlServer.at(mysql_url).session() as connection:
         rights = "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP"
         connection.cursor().execute(f"GRANT {rights} ON {server.database}.* TO {server.user}@'%'")
-    with pytest.raises(BadInput, match="production needs temporary tables: GRANT CREATE TEMPORARY TABLES") as told:
+    with pytest.raises(BadInput, match=r"runs and publications need GRANT SELECT, .*CREATE TEMPORARY TABLES") as told:
         open_target(reader).check()
     assert "s3cret" not in str(told.value)
     with MysqlServer.at(mysql_url).session() as connection:

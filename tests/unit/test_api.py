@@ -127,10 +127,69 @@ def test_a_create_with_a_key_is_answered_the_same_after_a_restart_warnings_too(a
 
     first = replies(client)
     assert "no label of these models is written as /mle" in first[0][1]
+    assert "no worker that is alive" in first[0][1]
+    app.store.workers.add("late", 1)
     app.store.database.close()
     with TestClient(create_api(App(app.settings)), base_url="http://localhost:8000") as restarted:
         assert replies(restarted) == first
     assert len(app.store.runs.page()) == 1
+
+
+def test_a_run_goes_on_saying_which_names_of_its_conflict_groups_no_model_knows(client, app, ready):
+    panels = {"names": {"男性": "m", "南性": "m"}, "conflicts": {"gender": ["m", "女性", "f"]}}
+    made = client.post("/v1/runs", json={**ready, "conflict_groups": panels}).json()
+    told = [
+        "no model of this run gives the label 南性, which `names` renames",
+        "no label of these models is written as /f",
+    ]
+    assert made["warnings"][:2] == told
+    app.operations.work_on(made["id"])
+    assert client.get(made["href"]).json()["warnings"] == told
+    assert finished(client, app, ready)["warnings"] == []
+
+
+def test_a_run_says_when_the_times_of_its_rows_are_not_likely(client, app, ready, table):
+    table([*POSTS[:9], ("p9", "c1", "媽", "buy", "1900-01-01")], "files/dummies.db")
+    client.post("/v1/sources", json={"name": "dummies", "url": "dummies.db"})
+    source = {"source": "dummies"}
+    made = client.post("/v1/runs", json={**ready, "sources": [source]}).json()
+    worker, worker_id = app.operations.worker(), app.store.workers.add("test", 1)
+    for _ in range(3):  # the plan and both partitions; not the report
+        worker.handle(app.store.jobs.take(worker_id))
+    told = client.get(made["href"]).json()
+    assert (told["state"], told["tasks"][0]["statistics"]["complete"]) == ("running", False)
+    assert told["warnings"][0].startswith("dummies: times go from 1900-01-01 to 2024-01-01, which is not likely")
+    app.operations.work_on(made["id"])
+    done = client.get(made["href"]).json()
+    assert done["warnings"] == told["warnings"]
+    assert done["tasks"][0]["statistics"]["times"] == ["1900-01-01T00:00:00", "2024-01-01T00:00:00"]
+    for bounds in ({"start": "1990-01-01"}, {"start": "1800-01-01", "end": "1990-01-01"}):
+        found = finished(client, app, {**ready, "sources": [{**source, **bounds}]})
+        assert len(found["warnings"]) == int("end" in bounds), bounds
+
+
+def test_whatever_no_living_worker_serves_says_so_until_one_does(client, app, ready):
+    told = "no worker that is alive serves the queue %s: start `audience up`, or `audience worker --queue %s`"
+    run = client.post("/v1/runs", json={**ready, "queue": "night"}).json()
+    test = client.post("/v1/sources/posts/test", headers={"Prefer": "respond-async"}).json()
+    for made, queue in ((run, "night"), (test, "default")):
+        assert made["warnings"] == client.get(made["href"]).json()["warnings"] == [told % (queue, queue)]
+    app.store.workers.add("w", 1, "default,night.manage")
+    assert client.get(test["href"]).json()["warnings"] == []
+    assert client.get(run["href"]).json()["warnings"] != []
+    app.store.workers.add("v", 1, "night.label")
+    assert client.get(run["href"]).json()["warnings"] == []
+    assert client.post("/v1/runs", json=ready).json()["warnings"] == []
+
+
+@pytest.mark.parametrize("name", [" ", "a\u0007b", "x" * 101, "/"])
+def test_names_that_could_be_no_labels_are_refused_in_conflict_groups_wherever_they_are_given(client, ready, name):
+    for panels in ({"names": {"男性": name}}, {"conflicts": {"gender": ["m", name]}}):
+        found = problem(client.post("/v1/runs", json={**ready, "conflict_groups": panels}), 422)
+        assert found["errors"][0]["reason"].startswith("the panel "), found
+        problem(client.put("/v1/conflict-groups/x", json=panels), 422)
+    wrong = {"name": "moods", "target": "moods.db", "conflict_groups": {"gender": ["m", name]}}
+    problem(client.post("/v1/publications", json=wrong), 422)
 
 
 def test_a_create_that_failed_may_be_asked_again_with_its_key(client, ready):
@@ -233,6 +292,35 @@ def test_names_that_no_file_system_takes_and_half_characters_are_refused(client,
     assert client.post("/v1/models/gender/try", json={"text": "\\ud800 \U0001f600"}).status_code == 200
 
 
+def sent(client, method, path, body):
+    return client.request(method, path, content=body, headers={"content-type": "application/json"})
+
+
+def test_a_key_twice_in_a_body_is_refused_with_its_place_by_every_route_that_reads_one(client):
+    paths = client.get("/openapi.json").json()["paths"]
+    reading = [(m, path) for path, found in paths.items() for m, one in found.items() if "requestBody" in one]
+    assert len(reading) > 10
+    values = {"run_id": UNKNOWN, "operation_id": UNKNOWN, "model": "m", "name": "n", "alias": "a"}
+    for method, path in reading:
+        reply = sent(client, method.upper(), path.format(**values), b'{"a": {"b":\n 1, "b": 2}}')
+        (fault,) = problem(reply, 422)["errors"]
+        assert fault["where"] == "body:2", path
+        assert fault["reason"].startswith('the key "b" stands twice in its object (a)'), path
+
+
+def test_half_of_a_character_in_a_body_is_refused_escaped_or_not(client):
+    body = b'{"name": "m", "rules": {"x": ["%s"]}}'
+    (fault,) = problem(sent(client, "POST", "/v1/models", body % b"\\ud83d"), 422)["errors"]
+    assert "half of a surrogate pair" in fault["reason"]
+    raw = "\ud83d".encode("utf-8", "surrogatepass")
+    assert "not UTF-8 (at byte 31)" in problem(sent(client, "POST", "/v1/models", body % raw), 400)["detail"]
+
+
+def test_what_json_has_not_is_refused_in_a_body(client):
+    found = problem(sent(client, "PUT", "/v1/groups/x", b'{"channels": {"c": NaN}}'), 422)
+    assert "NaN is no number" in found["detail"]
+
+
 def test_twenty_requests_at_once_with_one_key_make_one_thing(client, ready):
     for path, body in (("runs", ready), ("sources", {"name": "more", "url": "posts.db"})):
 
@@ -252,6 +340,7 @@ def test_a_model_named_twice_is_refused(client, ready):
 def test_forgetting_a_run_removes_what_can_be_reached(client, app, ready, tmp_path):
     run = finished(client, app, ready)
     client.delete(run["href"], params={"forget": True})
+    app.operations.work_on(run["id"])
     with contextlib.closing(sqlite3.connect(tmp_path / "files" / "labels.db")) as db:
         assert db.execute("SELECT count(*) FROM results_all").fetchone() == (0,)
 
@@ -325,6 +414,21 @@ def test_groups_and_conflict_groups_are_saved_and_used_by_name(client, app, read
         problem(client.get(f"/v1/{path}"), 404)
 
 
+def test_groups_of_any_name_are_saved_with_their_tables(client, app, ready):
+    body = {"channels": {"c1": "汽車"}, "default": "其他", "tables": {"汽車": "cars", "其他": "others"}}
+    saved = client.put("/v1/groups/boards", json=body).json()
+    assert {name: saved[name] for name in body} == body
+    for groups in ("boards", body):
+        run = finished(client, app, {**ready, "groups": groups})
+        assert run["tasks"][0]["statistics"]["groups"].keys() == {"cars"}
+        assert run["groups"]["tables"] == body["tables"]
+    lacking = problem(client.put("/v1/groups/boards", json={"channels": {"c1": "汽車"}}), 422)
+    assert "in `tables` over HTTP" in lacking["detail"]
+    strange = problem(client.put("/v1/groups/boards", json={"channels": {"c1": "a"}, "tables": {"b": "c"}}), 422)
+    assert "'b', which is no group" in str(strange["errors"])
+    problem(client.put("/v1/groups/boards", json={"channels": {"c1": "a"}, "defalt": "b"}), 422)
+
+
 def test_a_run_that_has_not_begun_has_no_results_yet(client, ready, tmp_path):
     run = client.post("/v1/runs", json=ready).json()
     for path in ("sample", "set-aside"):
@@ -391,7 +495,11 @@ def test_an_aborted_run_says_what_it_kept_and_production_of_that_is_made_only_wh
 def test_a_run_whose_target_is_gone_is_forgotten_when_asked(client, app, ready, tmp_path):
     run = finished(client, app, ready)
     (tmp_path / "files" / "labels.db").unlink()
-    assert client.delete(run["href"], params={"forget": True}).status_code == 202
+    client.delete(run["href"])
+    for _ in range(2):
+        reply = client.delete(run["href"], params={"forget": True})
+        assert (reply.status_code, reply.json()["state"]) == (202, "deleting")
+    app.operations.work_on(run["id"])
     problem(client.get(run["href"]), 404)
 
 

@@ -101,6 +101,7 @@ def test_broken_quotes_in_rules_and_groups_are_refused_with_their_lines(tmp_path
         ('{\n "x": ["a"],\n "y": ["b"],\n "x": ["c"]}', "r.json:4: the key \"x\" stands twice"),
         ('{"rules": [{"label": "x", "any": ["a"],\n "any": ["b"]}]}', "r.json:2: the key \"any\""),
         ('{"rules": [],\n\n "r\\u0075les": []}', "r.json:3: the key"),
+        ('{"x": [["a,", "end"], ["b"]], "rules": [{}, {"label": "x", "label": "y"}]}', "in its object (rules.1): put"),
         ('{"rules": [{"label": "x",\n "any": ["ok \\ud83d"]}]}', "r.json:2: the text"),
         ('{"x\\ud83d": ["a"]}', "half of a surrogate pair"),
         ('{"rules": [{"label": "x", "any": [NaN]}]}', "NaN is no number"),

@@ -200,6 +200,17 @@ def test_an_answer_that_is_not_what_models_promise_fails_the_run_with_a_reason(a
     assert "the model size@1 answered 1 rows with 0 rows of value: double" in run["error"]
 
 
+def test_a_model_that_crashes_is_named_in_the_failure_of_the_run(app, installed, table, tmp_path):
+    code = plug_in().replace("lengths = ", "raise KeyError('weights')\n        lengths = ")
+    installed(code, "length = MODULE:Length")
+    app.models.save_draft("size", app.models.draft("length", {}), LOCAL)
+    run = labelled(app, table([("1", "c", "a", "x", "2024-01-01")]), tmp_path / "labels.db", "size")
+    assert (run["state"], run["error"].partition(": ")[2]) == (
+        "failed",
+        "the model size@1 failed: KeyError: 'weights'",
+    )
+
+
 def test_a_model_whose_kind_is_not_installed_here_is_listed_and_left_to_others(app, length, monkeypatch):
     app.models.save_draft("size", app.models.draft("length", {}), LOCAL)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if "site-" not in path])

@@ -1,10 +1,12 @@
 """Operations over HTTP, without a network: list, show, watch, cancel, fetch; sources that are tested and files that are
 made in the background."""
 
+import contextlib
 import datetime as dt
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -68,6 +70,26 @@ def begun(reply: Any) -> str:
 
 def export(client, run, **body: object) -> str:
     return begun(client.post(f"{run['href']}/exports", json=body))
+
+
+# runs that are forgotten
+
+
+def test_a_run_that_is_at_work_is_forgotten_by_the_worker_that_works_on_it(client, app, run, table, tmp_path):
+    table([(f"q{i}", *POSTS[0][1:]) for i in range(60_000)], "files/many.db")
+    body = {"sources": [{"source": {"url": "many.db"}}], "models": ["gender"], "target": "many-labels.db"}
+    made = client.post("/v1/runs", json={**body, "partition_rows": 500}).json()
+    worker = app.operations.worker()
+    worker.start()
+    try:
+        wait_until(lambda: client.get(made["href"]).json()["tasks"][0]["progress"]["partitions_done"] > 1, "it works")
+        reply = client.delete(made["href"], params={"forget": True})
+        assert (reply.status_code, reply.json()["state"]) == (202, "deleting")
+        wait_until(lambda: client.get(made["href"]).status_code == 404, "it is gone")
+    finally:
+        worker.stop()
+    with contextlib.closing(sqlite3.connect(tmp_path / "files" / "many-labels.db")) as db:
+        assert db.execute("SELECT count(*) FROM results_all").fetchone() == (0,)
 
 
 # list, show, cancel

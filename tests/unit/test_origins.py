@@ -25,6 +25,7 @@ def client(tmp_path: Path) -> Iterator[TestClient]:
     [
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://[x"},
         {"Origin": "http://127.0.0.1:3000"},
         {"Origin": "http://127.0.0.1:8000.evil.example"},
         {"Sec-Fetch-Site": "cross-site"},

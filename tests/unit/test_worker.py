@@ -17,6 +17,7 @@ from audience.jobs.kinds import Outcome
 from audience.jobs.leases import LeaseMonitor, RetryPolicy
 from audience.jobs.local_worker import LocalWorker
 from audience.jobs.memory import EXACT, SAMPLED, MemoryWatch
+from audience.jobs.worker import BEATS_A_LEASE
 from audience.labeling.statistics import TaskStatistics
 
 CSV = "label,content,match_type\n女性,媽,partially\n"
@@ -224,12 +225,35 @@ def test_an_abort_is_tried_for_ever(app, ask):
     assert app.runs.get(run)["waiting_for"] == "odd"
 
 
-def test_a_job_that_no_thread_works_on_is_given_back_after_a_beat(app, ask, caplog):
+def test_a_job_is_not_given_back_while_the_thread_that_claims_it_is_slow(app, ask, monkeypatch):
+    run = ask()
+    worker = LocalWorker(app.store, app.job_kinds, threads=1, policy=RetryPolicy(lease_s=3), operation_id=run)
+    take = worker.store.jobs.take
+
+    def slowly(*given: object) -> object:
+        job = take(*given)
+        time.sleep(0.7 if job else 0)  # three beats
+        return job
+
+    monkeypatch.setattr(worker.store.jobs, "take", slowly)
+    worker.start()
+    try:
+        deadline = time.monotonic() + 60
+        while app.store.operations.get(run)["state"] != "done":
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        worker.stop()
+    assert {job["attempts"] for job in app.store.operations.jobs(run)} == {1}
+
+
+def test_a_job_that_no_thread_works_on_is_given_back_after_a_lease(app, ask, caplog):
     ask()
     worker = app.operations.worker()
     worker._id = app.store.workers.add("w", 1)
     job = app.store.jobs.take(worker._id)
-    worker._beat()
+    for _ in range(BEATS_A_LEASE):
+        worker._beat()
     assert app.store.jobs.take(app.store.workers.add("x", 1)) is None
     worker._beat()
     assert app.store.jobs.take(app.store.workers.add("y", 1))["id"] == job["id"]

@@ -4,16 +4,17 @@ import base64
 import binascii
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Annotated
 
 from fastapi import Depends, Header, Path, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 
 from audience.app.actors import LOCAL
 from audience.app.root import App
-from audience.app.types import IdempotencyKey, Record, digest_of
+from audience.app.types import IdempotencyKey, Record, digest_of, json_document
 from audience.errors import BadInput
 
 
@@ -47,17 +48,16 @@ LATER = "respond-async"
 """In the header Prefer: do not wait for what is begun."""
 
 
-async def whole_characters(request: Request) -> None:
-    """Refuses a body with half of a character (a lone surrogate), which no database and no file can hold."""
+async def unambiguous(request: Request) -> None:
+    """Refuses a body in which a key stands twice, of which one would be dropped, and one with half of a character (a
+    lone surrogate), which no database and no file can hold."""
     body = await request.body()
-    if b"\\ud" not in body.lower():
-        return
-    with suppress(ValueError):
-        text = json.dumps(json.loads(body), ensure_ascii=False)
+    if body and "json" in request.headers.get("content-type", ""):
         try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise BadInput("a text of the request holds half of a character (a lone surrogate)") from None
+            text = body.decode(json.detect_encoding(body))
+        except UnicodeDecodeError as error:
+            raise HTTPException(400, f"the body is not UTF-8 (at byte {error.start})") from None
+        await run_in_threadpool(json_document, text, "body")  # seconds for the largest, in which others are answered
 
 
 def created(made: Record, href: str, status: int) -> JSONResponse:

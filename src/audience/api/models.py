@@ -60,7 +60,7 @@ def create(
     else:
         operation_id = app.models.begin_create(body.request(), actor, once)
         if LATER in (prefer or "") or not app.operations.ends_soon(operation_id):
-            return begun(operation_id)
+            return begun(app, operation_id)
         if (ended := app.operations.get(operation_id))["state"] == "failed":
             raise BadInput(ended["error"])
         made = app.operations.check_done(operation_id)["result"]

@@ -12,6 +12,7 @@ from audience.api.context import Actor, Audience, Cursor, Limit, created, follow
 from audience.api.errors import answers
 from audience.api.events import HEADERS, STREAM, Watched, stream
 from audience.api.files import FILE, MEDIA_TYPES, started
+from audience.app.root import App
 from audience.app.types import FINAL, Record
 
 router = APIRouter(prefix="/v1/operations", tags=["operations"])
@@ -77,7 +78,7 @@ def file(app: Audience, operation_id: Id) -> StreamingResponse:
     return StreamingResponse(started(pieces), media_type=MEDIA_TYPES[layout], headers=headers)
 
 
-def begun(operation_id: str) -> JSONResponse:
+def begun(app: App, operation_id: str) -> JSONResponse:
     """Returns the reply to a request that has begun an operation."""
-    made: Record = {"id": operation_id}
+    made: Record = {"id": operation_id, "warnings": app.operations.get(operation_id)["warnings"]}
     return created(made, f"/v1/operations/{operation_id}", 202)

@@ -39,9 +39,12 @@ class SameOrigin:
 def is_foreign(headers: Headers) -> bool:
     """Returns whether a browser says that another origin's page sends this. The port is part of the origin."""
     origin = headers.get("origin")
-    if origin is not None:
+    if origin is None:
+        return headers.get("sec-fetch-site", OURS[0]) not in OURS
+    try:
         return urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
-    return headers.get("sec-fetch-site", OURS[0]) not in OURS
+    except ValueError:  # such as http://[x
+        return True
 
 
 class HeadAsGet:

@@ -49,19 +49,19 @@ def show(app: Audience, name: Name) -> PublicationView:
 def preview(app: Audience, actor: Actor, name: Name, body: PublishBody) -> JSONResponse:
     """Find out what publishing these runs would change. The answer is the operation's result, and `preview` of the
     publication."""
-    return begun(app.publications.publish(name, PublishRequest(**body.model_dump(), preview=True), actor))
+    return begun(app, app.publications.publish(name, PublishRequest(**body.model_dump(), preview=True), actor))
 
 
 @router.post("/{name}/publish", status_code=202, response_model=OperationCreated, responses=answers(404, 409))
 def publish(app: Audience, actor: Actor, name: Name, body: PublishBody) -> JSONResponse:
     """Merge the production of done runs with what is published, and swap it in when it is whole."""
-    return begun(app.publications.publish(name, PublishRequest(**body.model_dump()), actor))
+    return begun(app, app.publications.publish(name, PublishRequest(**body.model_dump()), actor))
 
 
 @router.post("/{name}/rollback", status_code=202, response_model=OperationCreated, responses=answers(404, 409))
 def rollback(app: Audience, actor: Actor, name: Name) -> JSONResponse:
     """Bring the previous version back; once more undoes it."""
-    return begun(app.publications.roll_back(name, actor))
+    return begun(app, app.publications.roll_back(name, actor))
 
 
 @router.delete("/{name}", status_code=202, response_model=OperationCreated, responses=answers(404, 409))
@@ -72,7 +72,7 @@ def delete(
     forget: Annotated[bool, Query(description="also when its target is gone for good")] = False,
 ) -> JSONResponse:
     """Delete a publication with its tables, the present and the previous ones."""
-    return begun(app.publications.delete(name, actor, forget=forget))
+    return begun(app, app.publications.delete(name, actor, forget=forget))
 
 
 @router.get("/{name}/export", response_class=Response, responses={**FILE, **answers(404, 409)})
@@ -91,4 +91,4 @@ def export(
 @router.post("/{name}/exports", status_code=202, response_model=OperationCreated, responses=answers(404, 409))
 def export_later(app: Audience, actor: Actor, name: Name, body: PublicationExportBody) -> JSONResponse:
     """Make a file of all published rows in the background; it is fetched from the operation when it is done."""
-    return begun(app.exports.begin(ExportRequest(publication=name, index=body.index, layout=body.format), actor))
+    return begun(app, app.exports.begin(ExportRequest(publication=name, index=body.index, layout=body.format), actor))

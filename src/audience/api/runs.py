@@ -145,7 +145,7 @@ def delete(
     app: Audience,
     actor: Actor,
     run_id: Id,
-    forget: Annotated[bool, Query(description="at once, though its target is gone for good")] = False,
+    forget: Annotated[bool, Query(description="also when its target is gone for good")] = False,
 ) -> RunSummary:
     """Delete a run with its results and production rows; when they are gone, so is the run."""
     run = app.runs.get(run_id)
@@ -175,4 +175,4 @@ def export_later(app: Audience, actor: Actor, run_id: Id, body: ExportBody) -> J
     """Make a file of all result or production rows in the background; it is fetched from the operation when it is
     done."""
     request = ExportRequest(run=run_id, of=body.of, group=body.group, comparable=body.comparable, layout=body.format)
-    return begun(app.exports.begin(request, actor))
+    return begun(app, app.exports.begin(request, actor))

@@ -11,7 +11,7 @@ from fastapi import Depends, FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from audience.api import errors, limits, mappings, models, operations, origins, publications, runs, service, sources
-from audience.api.context import whole_characters
+from audience.api.context import unambiguous
 from audience.api.metrics import Measured, Metrics
 from audience.app.root import App
 from audience.settings import Settings
@@ -38,7 +38,7 @@ def create_api(app: App, host: str = LOOPBACK[0]) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         lifespan=_lifespan,
-        dependencies=[Depends(whole_characters)],
+        dependencies=[Depends(unambiguous)],
         responses=errors.answers(400, 403, 413, 415, 422, 503),
     )
     api.state.app = app

@@ -56,7 +56,7 @@ def describe(
     background, as an operation that can be cancelled."""
     operation_id = app.sources.begin_test(SourceRequest(saved=name), actor)
     if LATER in (prefer or "") or not app.operations.ends_soon(operation_id):
-        return begun(operation_id)
+        return begun(app, operation_id)
     result = app.operations.check_done(operation_id)["result"]
     return JSONResponse(DescriptionView.model_validate(result).model_dump(mode="json"))
 

@@ -26,7 +26,8 @@ class Mappings:
         """Returns saved groups by their name, or the given ones; by default one group for everything."""
         if isinstance(given, str):
             return self.groups(given)
-        return GroupMap.checked(given.channels, given.default) if given else GroupMap.checked({}, None)
+        given = given or GroupMap()
+        return GroupMap.checked(given.channels, given.default, tables=given.tables)
 
     def resolved_panels(self, given: str | Panels | None) -> Panels:
         """Returns saved conflict groups by their name, or the given ones; by default those of the package."""
@@ -36,7 +37,7 @@ class Mappings:
 
     def save_groups(self, name: str, groups: GroupMap, actor: str) -> None:
         check_name(name, "group map")
-        checked_groups = GroupMap.checked(groups.channels, groups.default)
+        checked_groups = GroupMap.checked(groups.channels, groups.default, tables=groups.tables)
         self.store.mappings.save("groups", name, checked_groups.model_dump(mode="json"), actor)
 
     def groups(self, name: str) -> GroupMap:

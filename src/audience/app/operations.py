@@ -39,9 +39,10 @@ class Operations:
         return str(self.store.operations.find(reference)["id"])
 
     def get(self, reference: str) -> Record:
-        """Returns an operation with its progress and, when it is done, its `result`."""
+        """Returns an operation with its progress, `warnings` and, when it is done, its `result`."""
         found = self.store.operations.get(self.find(reference))
-        return {**found, "result": self.store.operations.result(found["id"]) if found["state"] == "done" else None}
+        result = self.store.operations.result(found["id"]) if found["state"] == "done" else None
+        return {**found, "warnings": self.store.workers.lacking(found["queue"], found["state"]), "result": result}
 
     def page(
         self,
@@ -97,12 +98,6 @@ class Operations:
     def workers_alive(self) -> list[Record]:
         """Returns the workers that are thought alive, with the number of jobs that each works on."""
         return self.store.workers.all()
-
-    def is_served(self, operation_id: str) -> bool:
-        """Returns whether a living worker serves the queue of an operation."""
-        queue = self.store.operations.get(operation_id)["queue"]
-        lanes = {lane for one in self.store.workers.all() for lane in parse_lanes(one["queues"].split(","))}
-        return set(parse_lanes([queue])) <= lanes
 
     def work_on(self, operation_id: str, progress: Callable[[], bool | None] | None = None) -> None:
         """Carries out an operation in this process until it has ended, beside other workers. `progress` is called now

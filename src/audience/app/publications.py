@@ -56,8 +56,10 @@ class Publications:
         return self.store.publications.add(request.name, spec.model_dump(mode="json"), actor, key)
 
     def _conflicts(self, given: str | dict[str, tuple[str, ...]] | None) -> dict[str, tuple[str, ...]] | None:
-        """Returns saved conflict groups by their name, or the given ones."""
-        return self.mappings.conflict_groups(given).conflicts if isinstance(given, str) else given
+        """Returns saved conflict groups by their name, or the given ones once they are checked."""
+        if isinstance(given, str):
+            return self.mappings.conflict_groups(given).conflicts
+        return checked(Panels(conflicts=given), "conflict_groups").conflicts if given else given
 
     def is_target(self, saved: str, reference: str) -> bool:
         """Returns whether a reference means this saved target."""
@@ -85,7 +87,6 @@ class Publications:
         check_indexes(indexes)
         by_index(self.jobs.parts(run_ids), indexes)
         conflicts = self._conflicts(request.conflict_groups) or spec.conflicts or self._conflicts_of(run_ids)
-        checked(Panels(conflicts=conflicts), "conflict groups")
         details: Record = {"runs": run_ids, "replace": request.replace, "indexes": indexes, "conflicts": conflicts}
         action = "preview_publication" if request.preview else "publish"
         return self.store.publications.begin(name, action, details, actor, request.base)

@@ -56,7 +56,7 @@ class TaskRequest(_Request):
 
 class RunRequest(_Request):
     """The sources to label, the models to label them with, and where the results go. Names of saved groups and conflict
-    groups are resolved; the settings fill in what is left out."""
+    groups are resolved; the settings fill in what is left out. `attended`: the caller works on the run itself."""
 
     tasks: tuple[TaskRequest, ...]
     models: tuple[str, ...]
@@ -72,6 +72,7 @@ class RunRequest(_Request):
     priority: Priority = "normal"
     queue: str = DEFAULT
     confined: bool = False
+    attended: bool = False
 
 
 class PublicationRequest(_Request):

@@ -1,6 +1,5 @@
 """Runs: labeling of whole tables, from the request to the results."""
 
-import contextlib
 import datetime as dt
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -11,7 +10,7 @@ from audience.app.mappings import Mappings
 from audience.app.models import Models
 from audience.app.requests import PRIORITIES, RunRequest, TaskRequest
 from audience.app.sources import Sources
-from audience.errors import AudienceError, BadInput, NotFound
+from audience.errors import BadInput, NotFound
 from audience.labeling import export as exports
 from audience.labeling.plan import RunSpec, TaskSpec, check_tasks
 from audience.labeling.sampling import scan
@@ -54,14 +53,17 @@ class Runs:
             raise BadInput(f"a model is named twice, and would give every label twice: {', '.join(names)}")
         target, secret = self.locations.sealed_target(spec.target)
         secret = secret or spec.target_secret
-        spec = spec.model_copy(update={"target": target, "target_secret": secret, "models": names})
+        labels = [label for name in names for label in self.models.labels(name)]
+        warnings = tuple(spec.panels.warnings(labels)) if request.conflict_groups is not None else ()
+        spec = spec.model_copy(
+            update={"target": target, "target_secret": secret, "models": names, "warnings": warnings}
+        )
         self.locations.target(spec).check()
+        lacking = [] if request.attended else self.store.workers.lacking(request.queue)
         task_specs = [task.model_dump(mode="json") for task in tasks]
         priority = PRIORITIES[request.priority]
-        labels = [label for name in names for label in self.models.labels(name)]
-        warnings = _warnings(request, spec, labels)
         made = self.store.runs.add(
-            spec.model_dump(mode="json"), task_specs, actor, priority, key, request.queue, warnings
+            spec.model_dump(mode="json"), task_specs, actor, priority, key, request.queue, [*warnings, *lacking]
         )
         return {**made, "warnings": made.get("warnings", [])}
 
@@ -126,21 +128,11 @@ class Runs:
         return run_id
 
     def delete(self, reference: str, actor: str, *, forget: bool = False) -> str:
-        """Begins to remove a run, its results and its production rows. `forget`: removes the run at once, also when its
-        target cannot be reached, where its rows then stay. Returns its id."""
+        """Begins to remove a run, its results and its production rows. `forget`: also when its target cannot be
+        reached, where its rows then stay. Returns its id."""
         run_id = self.find(reference)
-        self.store.runs.delete(run_id, actor)
-        if forget:
-            self._empty(self.store.runs.show(run_id))
-            self.store.runs.forget(run_id, actor)
+        self.store.runs.delete(run_id, actor, forget=forget)
         return run_id
-
-    def _empty(self, run: Record) -> None:
-        """Removes the rows that can be removed of a run that is about to be forgotten."""
-        with contextlib.suppress(AudienceError):
-            target = self.locations.target(RunSpec.model_validate(run["spec"]))
-            for task in run["tasks"] if target.exists() else ():
-                target.delete(task["id"])
 
     def find(self, reference: str) -> str:
         """Returns the id of a run, from the beginning of one, or `last`."""
@@ -170,11 +162,13 @@ class Runs:
 
     def get(self, reference: str) -> Record:
         """Returns a run with its tasks: the progress of each, and its report or, as long as there is none, its numbers
-        so far."""
+        so far; and with `warnings`."""
         run = self.store.runs.show(self.find(reference))
         working = [task["id"] for task in run["tasks"] if task["report"] is None and task["progress"]["read"]]
         counted = self.store.runs.counted(working) if working else {}
-        return {**run, "tasks": [_shown(task, counted.get(task["id"])) for task in run["tasks"]]}
+        tasks = [_shown(task, counted.get(task["id"])) for task in run["tasks"]]
+        lacking = self.store.workers.lacking(run["queue"], run["state"])
+        return {**run, "tasks": tasks, "warnings": [*run["spec"].get("warnings", ()), *_odd(tasks), *lacking]}
 
     def set_aside(self, reference: str) -> Iterator[Record]:
         """Yields the rows that were set aside, as far as they are listed: task, id and reason."""
@@ -234,16 +228,16 @@ class Runs:
         return target
 
 
-def _warnings(request: RunRequest, spec: RunSpec, labels: Iterable[str]) -> list[str]:
-    """Returns a warning for each panel in the request's conflict groups that no label is written as."""
-    if request.conflict_groups is None:
-        return []
-    return [f"no label of these models is written as {panel}" for panel in spec.panels.unknown(labels)]
-
-
 def _begun(run: Record) -> list[Record]:
     """Returns the tasks of which the target may hold rows."""
     return [task for task in run["tasks"] if task["may_have_rows"]]
+
+
+def _odd(tasks: Iterable[Record]) -> Iterator[str]:
+    """Yields what is odd about the rows that tasks have read."""
+    for task in tasks:
+        numbers = task["report"] or task["so_far"] or {}
+        yield from (f"{task['spec']['name']}: {warning}" for warning in numbers.get("warnings", ()))
 
 
 def _shown(task: Record, counts: list[Record] | None) -> Record:

@@ -13,6 +13,7 @@ from audience.store.states import FINAL
 from audience.tables.base import Description, SourceSpec
 from audience.tables.findings import Finding
 from audience.tables.times import parse_bound
+from audience.text.documents import json_document
 
 __all__ = [
     "DEFAULT_QUEUE",
@@ -29,6 +30,7 @@ __all__ = [
     "check_rules",
     "default_panels",
     "digest_of",
+    "json_document",
     "load_groups",
     "load_panels",
     "parse_bound",

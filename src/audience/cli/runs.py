@@ -2,18 +2,18 @@
 
 import contextlib
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.markup import escape
 
 from audience.app.actors import LOCAL
 from audience.cli import models as m
 from audience.cli import options as o
 from audience.cli import show
 from audience.cli.operations import written
-from audience.cli.show import console, errors
+from audience.cli.show import console
 from audience.errors import BadInput, Conflict, NotFound
 from audience.process import told_of_ctrl_c
 
@@ -24,7 +24,6 @@ commands = typer.Typer(help="Runs: what was labelled, when, and what came of it.
 
 SEEDS = 2**53
 Priority = Literal["low", "normal", "high"]
-UNSERVED = "no worker that is alive serves this run: start `audience up`, or `audience worker`"
 EXAMPLES = """
 [bold]Examples[/]
 
@@ -102,20 +101,20 @@ def label(
         bad_rows_limit=bad_rows,
         priority=priority,
         queue=queue,
+        attended=not detach,
     )
     made = app.runs.create(request, LOCAL)
     for warning in made["warnings"]:
-        errors.print(f"[yellow]warning[/] {escape(str(panels))}: {escape(warning)}")
-    finish(app, made["id"], detach=detach, as_json=as_json)
+        show.warning(warning)
+    finish(app, made["id"], detach=detach, as_json=as_json, warned=made["warnings"])
 
 
-def finish(app: "App", run_id: str, *, detach: bool, as_json: bool) -> None:
-    """Works on a run until it has ended, unless it is left to others, and prints it; exits with status 1 if it is not
-    done."""
+def finish(app: "App", run_id: str, *, detach: bool, as_json: bool, warned: Sequence[str] = ()) -> None:
+    """Works on a run until it has ended, unless it is left to others, and prints it, with the warnings that were not
+    printed yet; exits with status 1 if it is not done."""
     run = app.runs.get(run_id) if detach else carry_out(app, run_id, hidden=as_json)
-    if detach and not app.operations.is_served(run_id):
-        errors.print(f"[yellow]warning[/] {UNSERVED}")
     show.as_json(run) if as_json else report(app, run)
+    _warn(run, warned)
     if not detach and run["state"] != "done":
         raise typer.Exit(1)
 
@@ -127,7 +126,7 @@ def _saved(app: "App", item: str, **given: Any) -> str:
         given["fields"] = (field,)
     saved, warnings = app.models.add(path.stem.replace(" ", "_"), path, LOCAL, **given)
     for warning in warnings:
-        errors.print(f"[yellow]warning[/] {escape(warning)}")
+        show.warning(warning)
     return saved
 
 
@@ -150,6 +149,12 @@ def carry_out(app: "App", run_id: str, *, hidden: bool = False) -> dict[str, Any
 
         app.operations.work_on(run_id, watch)
     return app.runs.get(run_id)
+
+
+def _warn(run: dict[str, Any], warned: Sequence[str] = ()) -> None:
+    for warning in run["warnings"]:
+        if warning not in warned:
+            show.warning(warning)
 
 
 def report(app: "App", run: dict[str, Any]) -> None:
@@ -185,16 +190,13 @@ def list_(
 @commands.command("show")
 def show_(run: Run, as_json: o.Json = False) -> None:
     """Show a run with the numbers of every task and group."""
-    from audience.app.types import FINAL
-
     app = o.open_app()
     found = app.runs.get(run)
     if as_json:
         show.as_json(found)
         return
     report(app, found)
-    if found["state"] not in FINAL and not app.operations.is_served(found["id"]):
-        errors.print(f"[yellow]warning[/] {UNSERVED}")
+    _warn(found)
 
 
 @commands.command()
@@ -206,6 +208,8 @@ def abort(run: Run, detach: Detach = False, as_json: o.Json = False) -> None:
         app.operations.work_on(run_id)
     found = app.runs.get(run_id)
     show.as_json(found) if as_json else report(app, found)
+    if detach:
+        _warn(found)
 
 
 @commands.command()
@@ -227,6 +231,8 @@ def delete(
     """Delete a run with its results and production rows."""
     app = o.open_app()
     run_id = app.runs.delete(run, LOCAL, forget=forget)
+    if detach:
+        _warn(app.runs.get(run_id))
     waiting_for: list[str] = []
 
     def stuck() -> bool:
@@ -234,16 +240,18 @@ def delete(
             waiting_for.extend(filter(None, [app.runs.get(run_id)["waiting_for"]]))
         return bool(waiting_for)
 
-    if not detach and not forget:
-        app.operations.work_on(run_id, stuck)
+    if not detach:
+        app.operations.work_on(run_id, None if forget else stuck)
     name = run_id[:12]
     if waiting_for:
         console.print(f"run {name} is being deleted; its rows wait: {waiting_for[0]}", soft_wrap=True)
         console.print("workers of `audience up` go on trying; so does this command, when it is given again")
+    elif detach:
+        console.print(f"deleting run {name}")
     elif forget:
         console.print(f"forgot run {name}; rows of it in a target that could not be reached stay there")
     else:
-        console.print(f"deleting run {name}" if detach else f"deleted run {name} and all its rows")
+        console.print(f"deleted run {name} and all its rows")
 
 
 @commands.command("set-aside")

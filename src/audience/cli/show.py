@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
@@ -79,6 +79,11 @@ def _without_secrets(value: Any) -> Any:
     return [_without_secrets(each) for each in value] if isinstance(value, list) else value
 
 
+def warning(text: str) -> None:
+    """Prints what was accepted, and may be a slip."""
+    errors.print(f"[yellow]warning[/] {escape(text)}", soft_wrap=True)
+
+
 def findings(found: "Sequence[Finding]") -> None:
     """Prints what was looked at, a line each, and below it what to do where something is not well."""
     colours = {"ok": "green", "warning": "yellow", "wrong": "red"}
@@ -136,8 +141,9 @@ def run_report(run: dict[str, Any], where: dict[str, tuple[str, str | None]]) ->
     """Prints a run with its tasks: what came in, what came out, and what was left out."""
     colour = {"done": "green", "failed": "red", "aborted": "yellow"}.get(run["state"], "cyan")
     console.print(f"[bold]run {run['id'][:12]}[/]  [{colour}]{run['state']}[/]  {', '.join(run['spec']['models'])}")
+    given = {table: group for group, table in run["spec"]["groups"].get("tables", {}).items()}
     for task in run["tasks"]:
-        _task_report(task)
+        _task_report(task, given)
     if run["error"]:
         console.print(f"[red]{escape(run['error'])}[/]", soft_wrap=True)
     if run["state"] in ("failed", "aborted"):
@@ -152,7 +158,8 @@ def run_report(run: dict[str, Any], where: dict[str, tuple[str, str | None]]) ->
             console.print(f"{'':{len(group)}}  production  {escape(production)}", soft_wrap=True)
 
 
-def _task_report(task: dict[str, Any]) -> None:
+def _task_report(task: dict[str, Any], given: Mapping[str, str]) -> None:
+    """Prints what a task did. `given`: the name that a group has, where its tables have another."""
     report = task["report"]
     if not report:
         _task_progress(task)
@@ -171,7 +178,7 @@ def _task_report(task: dict[str, Any]) -> None:
     columns = ("group", "received", "results", people or "-", "labelled", "rate of label", "production")
     rows = [
         (
-            name,
+            f"{name} ({given[name]})" if name in given else name,
             numbers["received"],
             numbers["results"],
             numbers["authors"],
@@ -232,6 +239,8 @@ def operation(found: dict[str, Any]) -> None:
         console.print(f"[yellow]waits, and tries again: {escape(progress['waiting_for'])}[/]", soft_wrap=True)
     if found["error"]:
         console.print(f"[red]{escape(found['error'])}[/]", soft_wrap=True)
+    for each in found["warnings"]:
+        warning(each)
 
 
 def status(found: dict[str, Any]) -> None:
@@ -244,7 +253,7 @@ def status(found: dict[str, Any]) -> None:
     if found["messages"] is not None:
         table("messages at the broker", ("queue", "waiting"), found["messages"].items())
     if found["trouble"]:
-        errors.print(f"[yellow]warning[/] {escape(found['trouble'])}", soft_wrap=True)
+        warning(found["trouble"])
 
 
 def _work(jobs: Iterable[dict[str, Any]]) -> str | None:

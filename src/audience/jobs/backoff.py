@@ -23,5 +23,5 @@ class OperationBackoff:
 
     def operations(self, now_s: float) -> list[str]:
         """Returns the operations that are left to others now."""
-        self.until = {operation_id: end_s for operation_id, end_s in self.until.items() if now_s < end_s}
-        return list(self.until)
+        known = dict(self.until)  # at once: other threads leave operations meanwhile
+        return [operation_id for operation_id, end_s in known.items() if now_s < end_s]

@@ -30,6 +30,7 @@ from audience.tables.base import Mark, Partition, Selection, Source, SourceSpec,
 log = logging.getLogger(__name__)
 
 CONTEXTS = 8
+FORGET_RETRIES = 2
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ class LabelingJobs:
         """Writes the partition. Returns None when another worker had written it."""
         partition = Partition(**self.store.tasks.partition(job["subject"], job["number"]))
         statistics = PartitionStatistics(seed=context.spec.seed)
-        batches = control.counted(context.source.read(partition, context.selection))
+        read = control.counted(context.source.read(partition, context.selection))
+        batches = statistics.timed(read, context.selection)
         rows = context.labeler.label(partition.number, batches, statistics)
         fence = job["arguments"]["fence"]
         written = context.target.write(job["subject"], partition.number, fence, rows, statistics)
@@ -180,15 +182,20 @@ class LabelingJobs:
             return None
 
     def delete(self, job: Record, control: JobControl) -> Outcome:
-        """Removes every row of the run. Retried while a target cannot be reached."""
+        """Removes every row of the run. Retried while a target cannot be reached; of a run that is to be forgotten a
+        few times, for what still writes there may be in the way."""
         run = self.store.runs.show(job["operation_id"])
-        try:
-            for task in run["tasks"]:
+        forget = job["arguments"].get("forget", False)
+        for task in run["tasks"]:
+            try:
                 self._empty(task, RunSpec.model_validate(run["spec"]))
-        except Elsewhere:
-            raise
-        except AudienceError as error:
-            raise Transient(str(error)) from error
+            except AudienceError as error:
+                if forget and job["failures"] >= FORGET_RETRIES:
+                    log.warning("action=rows_forgotten task_id=%s reason=%s", task["id"], error)
+                elif isinstance(error, Elsewhere) and not forget:
+                    raise
+                else:
+                    raise Transient(str(error)) from error
         return Outcome()
 
     def _empty(self, task: Record, spec: RunSpec) -> None:

@@ -192,8 +192,8 @@ def _deleted(connection: sa.Connection, job: Record, outcome: Outcome) -> None:
 def _discarded(connection: sa.Connection, job: Record, outcome: Outcome) -> None:
     record, versions = outcome.details
     if versions is None:
-        reason = operations.get_operation(connection, job["operation_id"])["error"]
-        publications.ended(connection, job["operation_id"], "aborted", reason)
+        reason = operations.get_operation(connection, job["operation_id"])["error"]  # none of one that was cancelled
+        publications.ended(connection, job["operation_id"], "failed" if reason else "aborted", reason)
     elif record["doing"]["action"] == "publish":
         _published(connection, job, Outcome(outcome.result, details=(record, versions.previous)))
     else:

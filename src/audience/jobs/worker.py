@@ -85,7 +85,7 @@ class Worker:
         self._beat_s = policy.lease_s / BEATS_A_LEASE
         self._id = ""
         self._active: dict[int, JobControl] = {}
-        self._idle: set[int] = set()
+        self._idle: dict[int, int] = {}
         self._backoff = OperationBackoff()
         self._ended = threading.Event()
         self._threads: list[SystemThread] = []
@@ -251,12 +251,13 @@ class Worker:
         self._give_back_idle(mine - set(active))
 
     def _give_back_idle(self, idle: set[int]) -> None:
-        """Gives back jobs that were claimed, but that no thread has worked on for a heartbeat: whatever went wrong,
-        others may try."""
-        if stuck := idle & self._idle:
+        """Gives back jobs that were claimed, but that no thread has worked on for a lease: whatever went wrong, others
+        may try. Sooner it may be a thread that claims one: on a busy machine the claim is seen beats before the thread
+        goes on."""
+        self._idle = {job: self._idle.get(job, 0) + 1 for job in idle}
+        if stuck := {job for job, beats in self._idle.items() if beats > BEATS_A_LEASE}:
             log.error("action=jobs_given_back worker=%s jobs=%s", self._id, sorted(stuck))
             self.store.jobs.give_back(self._id, stuck)
-        self._idle = idle
 
     def _drop_all(self) -> None:
         for control in list(self._active.values()):

@@ -2,6 +2,7 @@
 way."""
 
 import datetime as dt
+import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from audience.errors import BadInput
+from audience.errors import AudienceError, BadInput
 from audience.labeling.distinct import hash_texts
 from audience.labeling.groups import GroupMap
 from audience.labeling.panels import Panels
@@ -21,6 +22,8 @@ from audience.models.base import EVIDENCE, OUTPUTS, VALUES, Model
 from audience.tables.base import RESULT_SCHEMA
 from audience.tables.batches import BATCH_BYTES, BATCH_ROWS
 from audience.tables.result_rows import holding
+
+log = logging.getLogger(__name__)
 
 FIRST_ROWS = 4_096
 GROWTH = 4
@@ -36,8 +39,15 @@ class NamedModel:
     quantity: str = "value"
 
     def predict(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Predicts a batch. Raises BadInput for an answer that breaks the contract of models, which plug-ins may do."""
-        output = self.model.predict(batch)
+        """Predicts a batch. Raises BadInput for a crash or an answer that breaks the contract of models, which plug-ins
+        may do."""
+        try:
+            output = self.model.predict(batch)
+        except AudienceError:
+            raise
+        except Exception as error:
+            log.warning("action=model_crashed model=%s", self.name, exc_info=True)
+            raise BadInput(f"the model {self.name} failed: {type(error).__name__}: {error}") from error
         for outputs in (OUTPUTS, VALUES):
             if output.schema.equals(outputs) and len(output) == len(batch):
                 return output

@@ -1,6 +1,6 @@
 """How labels are written into tables, and which of them contradict each other: data that a run may replace."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -8,7 +8,11 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from audience.errors import BadInput, NotFound, Problem
+from audience.models.base import label_fault
 from audience.text.documents import decoded, json_document, pydantic_reason
+
+NAMED = 10
+"""Labels that one warning lists."""
 
 
 class Panels(BaseModel):
@@ -28,10 +32,16 @@ class Panels(BaseModel):
         """panel -> the conflict group it is in."""
         return {_slashed(panel): name for name, panels in self.conflicts.items() for panel in panels}
 
-    def unknown(self, labels: Iterable[str]) -> list[str]:
-        """The panels in conflict groups that none of these labels is written as: perhaps mistyped."""
-        known = set(self.of(pl.Series(list(labels), dtype=pl.String)))
-        return [panel for panel in self.conflict_of if panel not in known]
+    def warnings(self, labels: Iterable[str]) -> Iterator[str]:
+        """What no model of a run gives, whose labels these are: perhaps mistyped."""
+        given = list(labels)
+        if strange := [label for label in self.names if label not in given]:
+            more = f" and {len(strange) - NAMED} more" if len(strange) > NAMED else ""
+            yield f"no model of this run gives the label {', '.join(strange[:NAMED])}{more}, which `names` renames"
+        known = set(self.of(pl.Series(given, dtype=pl.String)))
+        for panel in self.conflict_of:
+            if panel not in known:
+                yield f"no label of these models is written as {panel}"
 
 
 def default_panels() -> Panels:
@@ -60,16 +70,33 @@ def load_panels(path: Path, encoding: str | None = None) -> Panels:
 
 
 def checked(panels: Panels, where: str) -> Panels:
-    """Refuses a panel that is in two conflict groups."""
+    """Refuses names that could be no labels, and a panel that is in two conflict groups."""
+    problems = tuple(Problem(f"{where}: {place}", reason) for place, reason in _faults(panels))
+    if problems:
+        raise BadInput("these panels cannot be used:", problems)
+    return panels
+
+
+def _faults(panels: Panels) -> Iterator[tuple[str, str]]:
+    """Yields (place, reason)."""
+    for label, panel in panels.names.items():
+        for fault in (label_fault(label), _panel_fault(panel)):
+            if fault:
+                yield f"names.{label[:40]}", fault
     seen: dict[str, str] = {}
     for name, members in panels.conflicts.items():
+        for fault in (label_fault(name, "the name"), *map(_panel_fault, members)):
+            if fault:
+                yield f"conflicts.{name[:40]}", fault
         for panel in map(_slashed, members):
             if panel in seen:
-                raise BadInput(
-                    f"{where}: {panel} is in two conflict groups, {seen[panel]} and {name}; it may be in one"
-                )
+                reason = f"{panel} is in two conflict groups, {seen[panel]} and {name}; it may be in one"
+                yield f"conflicts.{name[:40]}", reason
             seen[panel] = name
-    return panels
+
+
+def _panel_fault(panel: str) -> str | None:
+    return label_fault(panel.removeprefix("/"), "the panel")
 
 
 def _slashed(panel: str) -> str:

@@ -47,6 +47,7 @@ class RunSpec(BaseModel):
     production_delay_s: float = Field(default=0, ge=0, description="how long production waits after labeling")
     partition_rows: int = Field(default=200_000, ge=1)
     bad_rows_limit: int = Field(default=1_000, ge=0, description="rows a task's models may fail on before it fails")
+    warnings: tuple[str, ...] = Field(default=(), description="what was accepted, and may be a slip")
 
 
 def result_layout(source: Source, indexes: tuple[str, ...]) -> ResultLayout:

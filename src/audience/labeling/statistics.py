@@ -1,17 +1,21 @@
 """The numbers that are counted while rows flow, partition by partition, so that they add up whatever happens to
 workers."""
 
+import datetime as dt
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from audience.labeling.distinct import DistinctHashes, count_distinct
 from audience.labeling.sampling import Sampler
-from audience.tables.base import Target
+from audience.tables.base import Selection, Target
+from audience.tables.times import implausible
 
 BAD_ROWS_LISTED = 100
 KINDS_COUNTED = 200
@@ -27,7 +31,8 @@ def count_into(counter: Counter[str], values: pl.Series) -> None:
 @dataclass
 class PartitionStatistics:
     """One partition's numbers. `received`, `results` and `authorless` are by group; `set_aside` by kind of reason;
-    `model_errors` counts rows that a model failed on; `bad_rows` lists the first (id, reason) of those set aside."""
+    `model_errors` counts rows that a model failed on; `bad_rows` lists the first (id, reason) of those set aside;
+    `span` has the first and the last time in the range, in microseconds since 1970: empty without any."""
 
     seed: int = 0
     read: int = 0
@@ -40,11 +45,23 @@ class PartitionStatistics:
     results: Counter[str] = field(default_factory=Counter)
     authorless: Counter[str] = field(default_factory=Counter)
     bad_rows: list[tuple[str | None, str]] = field(default_factory=list)
+    span: list[int] = field(default_factory=list)
     sampler: Sampler = field(init=False)
     authors: DistinctHashes = field(default_factory=DistinctHashes)
 
     def __post_init__(self) -> None:
         self.sampler = Sampler(self.seed)
+
+    def timed(self, batches: Iterable[pa.RecordBatch], selection: Selection) -> Iterator[pa.RecordBatch]:
+        """Yields batches, and widens the span by their times."""
+        for batch in batches:
+            if "post_time" in batch.schema.names:
+                times = batch["post_time"]
+                for bound, within in ((selection.start, pc.greater_equal), (selection.end, pc.less)):
+                    times = times if bound is None else times.filter(within(times, pa.scalar(bound, times.type)))
+                found = pc.min_max(times.cast(pa.int64())).as_py()
+                self.span = widened(self.span, [us for us in found.values() if us is not None])
+            yield batch
 
     def put_aside(self, rows: pl.DataFrame) -> None:
         """Counts rows that are set aside; columns id and reason. A reason is a kind, or `kind: detail`."""
@@ -58,8 +75,8 @@ class PartitionStatistics:
         return json.dumps({**numbers, "seed": self.seed, "tickets": tickets}, ensure_ascii=False)
 
     def counts(self) -> dict[str, Any]:
-        """Returns the numbers that add up."""
-        return {name: getattr(self, name) for name in SUMS}
+        """Returns the numbers that add up, and the span."""
+        return {name: getattr(self, name) for name in (*SUMS, "span")}
 
     def packed_authors(self) -> bytes:
         return self.authors.packed()
@@ -71,6 +88,7 @@ class PartitionStatistics:
         for name in SUMS:
             value = numbers.get(name, 0)  # a mark of an earlier version may know fewer
             setattr(statistics, name, Counter(value) if isinstance(value, dict) else value)
+        statistics.span = numbers.get("span", [])
         statistics.bad_rows = [(row_id, reason) for row_id, reason in numbers["bad_rows"]]
         for group, panel, found in numbers["tickets"]:
             statistics.sampler.tickets[(group, panel)] = [tuple(ticket) for ticket in found]
@@ -106,11 +124,26 @@ class TaskStatistics:
             part = PartitionStatistics.from_json(mark.statistics)
             for name in SUMS:
                 setattr(total, name, getattr(total, name) + getattr(part, name))
+            total.span = widened(total.span, part.span)
             total.bad_rows += part.bad_rows[: BAD_ROWS_LISTED - len(total.bad_rows)]
             total.sampler.merge([part.sampler])
             partitions.add(mark.partition)
         authors = count_distinct(lambda: (mark.authors for mark in target.marks(task)))
         return cls(total, authors, frozenset(partitions))
+
+
+def widened(span: Sequence[int], other: Sequence[int]) -> list[int]:
+    """Returns the span of both."""
+    times = (*span, *other)
+    return [min(times), max(times)] if times else []
+
+
+def _times(span: Sequence[int]) -> dict[str, Any]:
+    """Returns the first and the last time of rows, and what is odd about them."""
+    if not span:
+        return {"times": None, "warnings": []}
+    first, last = (dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=us) for us in span)
+    return {"times": [first.isoformat(), last.isoformat()], "warnings": list(implausible((first, last)))}
 
 
 def sampled(target: Target, task: str, seed: int) -> Sampler:
@@ -140,6 +173,7 @@ def task_report(
         "set_aside": dict(total.set_aside + Counter(set_aside)),
         "bad_rows": total.bad_rows,
         "unmapped": dict(total.unmapped.most_common()),
+        **_times(total.span),
         "by_author": by_author,
         "groups": {
             group: {
@@ -162,11 +196,13 @@ def so_far(counts: Iterable[dict[str, Any]]) -> dict[str, Any]:
         for name in SUMS:
             value = part.get(name, 0)
             setattr(total, name, getattr(total, name) + (Counter(value) if isinstance(value, dict) else value))
+        total.span = widened(total.span, part.get("span", ()))
     return {
         "read": total.read,
         "outside": total.outside,
         "received": total.received.total(),
         "set_aside": dict(total.set_aside),
         "unmapped": dict(total.unmapped.most_common()),
+        **_times(total.span),
         "groups": {g: {"received": n, "results": total.results[g]} for g, n in total.received.items()},
     }

@@ -2,6 +2,7 @@
 inference call the same `predict`."""
 
 import json
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event
@@ -38,8 +39,19 @@ VALUES = pa.schema([("value", pa.float64()), ("error", pa.large_string())])
 DEFINITION = "definition"
 """The artifact that holds a version's parameters as JSON, where they are too large for its row."""
 
+MAX_LABEL_CHARACTERS = 100
+
 OpenBlob = Callable[[str], bytes]
 """digest -> the content of a blob; raises Elsewhere in a process that cannot reach it."""
+
+
+def label_fault(label: str, what: str = "the label") -> str | None:
+    """Returns why a text cannot be a label, or the name of labels; None: it can."""
+    if not label.strip():
+        return f"{what} is empty"
+    if len(label) > MAX_LABEL_CHARACTERS or any(unicodedata.category(c) in ("Cc", "Cs") for c in label):
+        return f"{what} {label[:40]!r} has control characters or more than {MAX_LABEL_CHARACTERS} characters"
+    return None
 
 
 class Model(Protocol):

@@ -81,7 +81,7 @@ class Models:
     def find(self, reference: str) -> Record:
         """Returns a version; `definition` is null when it is an artifact."""
         with self.database.reading() as connection:
-            return _found(connection, ModelReference.parse(reference))
+            return found(connection, ModelReference.parse(reference))
 
     def whole(self, record: Record) -> Record:
         if record["definition"] is not None:
@@ -126,7 +126,7 @@ class Models:
             raise BadInput(f"{reference} is an alias: write the version to delete, or remove the alias")
         name, version = reference.name, reference.version
         with self.database.writing() as connection:
-            _found(connection, reference)
+            found(connection, reference)
             _check_unused(connection, name, version, "deleted")
             c = schema.model.c
             these = [c.name == name] if version is None else [c.name == name, c.version == version]
@@ -148,7 +148,8 @@ def _digests(artifacts: Iterable[dict[str, str] | None]) -> set[str]:
     return {digest for each in artifacts for digest in (each or {}).values()}
 
 
-def _found(connection: sa.Connection, reference: ModelReference) -> Record:
+def found(connection: sa.Connection, reference: ModelReference) -> Record:
+    """Returns the version that a reference leads to. Raises NotFound when there is none."""
     name = reference.name
     versions = _versions(connection, name)
     if not versions:

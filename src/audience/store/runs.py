@@ -8,12 +8,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from audience.errors import Conflict, NotFound
-from audience.store import operations, schema
+from audience.store import models, operations, schema
 from audience.store.database import Database, Record, new_id, note, now, rows_of, total
 from audience.store.idempotency import IdempotencyKey, keep_made, made_before
 from audience.store.operations import add_operation, cancel_jobs, page_of, state_of
 from audience.store.queue_rows import add_jobs
 from audience.store.queues import DEFAULT
+from audience.store.references import ModelReference
 from audience.store.states import FINAL, GOING_ON, OPEN_JOB, sources_of, state_of_run
 
 KIND = "run"
@@ -36,10 +37,13 @@ class Runs:
         warnings: Sequence[str] = (),
     ) -> Record:
         """Adds a planned run of these tasks, and the jobs that begin it. Returns its id, state and time, and the
-        `warnings`, so that the same request again is answered with them too."""
+        `warnings`, so that the same request again is answered with them too. Raises NotFound when a model of it is
+        gone."""
         with self.database.writing() as connection:
             if made := made_before(connection, key):
                 return made
+            for model in spec.get("models", ()):
+                models.found(connection, ModelReference.parse(model))  # it may be deleted since it was looked up
             about = ", ".join(spec.get("models", ()))[:200]
             row = add_operation(connection, KIND, actor, subject=about or None, queue=queue, priority=priority)
             connection.execute(sa.insert(schema.run).values(id=row["id"], spec=spec))
@@ -126,25 +130,24 @@ class Runs:
                 arguments = {"fence": task["fence"], "after": task["state"]}
                 add_jobs(connection, run_id, "produce", subject=task["id"], arguments=arguments)
 
-    def delete(self, run_id: str, actor: str) -> None:
-        """Raises the fences and begins to remove what there is; given again, it retries at once what waits."""
+    def delete(self, run_id: str, actor: str, *, forget: bool = False) -> None:
+        """Raises the fences and begins to remove what there is; given again, it retries at once what waits. `forget`:
+        also when rows cannot be removed."""
         with self.database.writing() as connection:
             if _state_of_run(connection, run_id) == "deleting":
-                waiting = (schema.job.c.operation_id == run_id, schema.job.c.state == "waiting")
+                job = schema.job
+                mine = sa.update(job).where(job.c.operation_id == run_id, job.c.state.in_(OPEN_JOB))
                 now_due = {"delay_s": 0, "due_at": 0, "error": None}
-                connection.execute(sa.update(schema.job).where(*waiting).values(now_due))
+                connection.execute(mine.where(job.c.state == "waiting").values(now_due))
+                if forget:
+                    connection.execute(mine.values(arguments={"forget": True}))
                 return
             operations.move(connection, run_id, "deleting", actor)
             for task in self._tasks(connection, run_id, GOING_ON | FINAL):
                 _raise_fence(connection, task["id"])
                 move_task(connection, task["id"], "deleting", actor)
             cancel_jobs(connection, run_id)
-            add_jobs(connection, run_id, "delete", urgent=True)
-
-    def forget(self, run_id: str, actor: str) -> None:
-        """Removes the records of a run in state `deleting`; its results are gone, or given up."""
-        with self.database.writing() as connection:
-            remove_run(connection, run_id, actor)
+            add_jobs(connection, run_id, "delete", arguments={"forget": forget}, urgent=True)
 
     @staticmethod
     def _tasks(connection: sa.Connection, run_id: str, states: Iterable[str]) -> list[Record]:

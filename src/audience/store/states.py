@@ -9,7 +9,7 @@ MOVES: dict[str, frozenset[str]] = {
     "producing": frozenset({"done", "failed", "aborting", "aborted", "deleting"}),
     "done": frozenset({"producing", "deleting"}),
     "failed": frozenset({"running", "producing", "deleting"}),
-    "aborting": frozenset({"aborted", "done", "deleting"}),
+    "aborting": frozenset({"aborted", "failed", "done", "deleting"}),
     "aborted": frozenset({"running", "producing", "deleting"}),
     "deleting": frozenset({"deleting"}),
 }

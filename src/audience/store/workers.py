@@ -7,7 +7,8 @@ import sqlalchemy as sa
 
 from audience.store import schema
 from audience.store.database import Database, Record, new_id, now
-from audience.store.queues import DEFAULT
+from audience.store.queues import DEFAULT, parse_lanes
+from audience.store.states import FINAL
 
 LOCAL = "local"
 """The pool of a worker that looks for its jobs itself."""
@@ -83,6 +84,16 @@ class Workers:
         job, worker = schema.job, schema.worker
         taken = sa.select(sa.func.count()).where(job.c.worker == worker.c.id, job.c.state == "taken").scalar_subquery()
         return self.database.rows(sa.select(worker, taken.label("jobs")).order_by(worker.c.started_at))
+
+    def lacking(self, queue: str, state: str = "planned") -> list[str]:
+        """Returns a warning where an operation of this queue has not ended and no living worker serves the queue."""
+        if state in FINAL:
+            return []
+        served = [row["queues"] for row in self.database.rows(sa.select(schema.worker.c.queues))]
+        if set(parse_lanes([queue])) <= {lane for queues in served for lane in parse_lanes(queues.split(","))}:
+            return []
+        how = f"start `audience up`, or `audience worker --queue {queue}`"
+        return [f"no worker that is alive serves the queue {queue}: {how}"]
 
 
 def _named(name: str) -> sa.Select[Any]:

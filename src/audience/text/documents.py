@@ -9,6 +9,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from audience.errors import BadInput, Problem
@@ -208,25 +209,39 @@ def _refuse(constant: str) -> NoReturn:
 
 def _faults_of_tokens(text: str, name: str) -> Iterator[Problem]:
     """Keys that stand twice in their object, and texts with half of a surrogate pair."""
-    keys: list[set[str] | None] = []
+    levels: list[_Level] = []
+    lines = _Lines(text)
     previous = ""
     for token in TOKEN.finditer(text):
         sign = token[0]
         if sign in "{[":
-            keys.append(set() if sign == "{" else None)
+            levels.append(_Level(set() if sign == "{" else None))
         elif sign in "}]":
-            keys.pop()
+            levels.pop()
+        elif sign == "," and isinstance(levels[-1].at, int):
+            levels[-1].at += 1
         elif sign not in ",:":
-            value = json.loads(sign, strict=False)
-            place = f"{name}:{text.count(chr(10), 0, token.start()) + 1}"
+            value = json.loads(sign, strict=False) if "\\" in sign else sign[1:-1]
+            place = f"{name}:{lines.at(token.start())}"
             if HALF_PAIR.search(value):
                 yield Problem(place, f"the text {sign[:40]} holds half of a surrogate pair")
-            seen = keys[-1] if keys else None
+            seen = levels[-1].keys if levels else None
             if seen is not None and previous in "{,":
+                within = ".".join(str(level.at)[:40] for level in levels[:-1])
                 if value in seen:
-                    yield Problem(place, f"the key {sign[:40]} stands twice in its object: put both into one")
+                    which = f" ({within})" if within else ""
+                    yield Problem(place, f"the key {sign[:40]} stands twice in its object{which}: put both into one")
                 seen.add(value)
+                levels[-1].at = value
         previous = sign
+
+
+@dataclass
+class _Level:
+    """An object with its `keys` so far, or a list, that is open at a token; `at`: the key or the place in the list."""
+
+    keys: set[str] | None
+    at: str | int = 0
 
 
 def items_with_lines(text: str) -> Iterator[tuple[str, list[int]]]:

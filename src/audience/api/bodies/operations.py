@@ -24,6 +24,7 @@ class OperationCreated(BaseModel):
     """Something that goes on in the background."""
 
     id: str
+    warnings: list[str] = Field(default=[], description="such as: no worker that is alive serves its queue")
     href: str
 
 
@@ -51,6 +52,7 @@ class OperationView(OperationSummary):
     """An operation, how far it is, and what came of it when it is done."""
 
     progress: OperationProgress
+    warnings: list[str] = Field(description="such as: no worker that is alive serves its queue")
     result: Any = Field(
         description="of a source test its description, of a model its version, of a publication the changes, of an "
         "export rows"

@@ -93,6 +93,7 @@ class Statistics(BaseModel):
     missing: int | None = Field(default=None, description="planned rows that were not read: the source changed")
     set_aside: dict[str, int] = Field(description="rows that could not be used, by kind of reason")
     unmapped: dict[str, int] = Field(description="rows of channels that are in no group")
+    times: tuple[str, str] | None = Field(default=None, description="the first and the last of the rows in the range")
     by_author: bool | None = None
     groups: dict[str, GroupNumbers]
     seconds: float
@@ -166,6 +167,7 @@ class RunView(RunSummary):
     groups: GroupMap
     conflict_groups: Panels
     waiting_for: str | None
+    warnings: list[str] = Field(description="what was accepted, and may be a slip")
     tasks: list[TaskView]
 
     @classmethod
@@ -173,7 +175,8 @@ class RunView(RunSummary):
         spec = run["spec"]
         asked = {name: spec[name] for name in ("first_wins", "seed", "production", "production_delay_s", "groups")}
         tasks = [TaskView.of(task) for task in run["tasks"]]
-        own = {"conflict_groups": spec["panels"], "waiting_for": run["waiting_for"], "tasks": tasks}
+        own = {"conflict_groups": spec["panels"], "tasks": tasks}
+        own |= {name: run[name] for name in ("waiting_for", "warnings")}
         return cls.model_validate({**_summary(run), **asked, **own})
 
 

@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from audience.errors import BadInput, Problem
+from audience.models.base import label_fault
 from audience.text.folding import fold_all
 from audience.text.patterns import compile_pattern, upper_case_literals
 
 MAX_RULES = 100_000
 MAX_KEYWORD_CHARACTERS = 500
-MAX_LABEL_CHARACTERS = 100
 
 Match = Literal["start", "end", "exactly", "partially"]
 Case = Literal["lower", "ignore", "exact"]
@@ -114,10 +114,8 @@ def check_rules(rules: RuleSet, places: Sequence[str], source: str) -> tuple[str
 
 
 def _faults_of_rule(rule: Rule) -> Iterable[str]:
-    if not rule.label.strip():
-        yield "the label is empty"
-    if len(rule.label) > MAX_LABEL_CHARACTERS or any(ord(c) < 32 for c in rule.label):
-        yield f"the label {rule.label[:40]!r} has control characters or more than {MAX_LABEL_CHARACTERS} characters"
+    if fault := label_fault(rule.label):
+        yield fault
     if not rule.any and not rule.all:
         yield "a rule needs a pattern in `any` or `all`; with `none` alone it would hit every other row"
 

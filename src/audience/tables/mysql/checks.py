@@ -4,34 +4,43 @@ from collections.abc import Iterator
 from typing import Any
 
 from audience.databases.mysql import quoted
-from audience.errors import AudienceError
+from audience.errors import AudienceError, BadInput, NotFound
 from audience.tables.findings import Finding, check_clock, judged
 from audience.tables.mysql.load import NO_LOCAL_FILES, STREAM, LoadingConnection
-from audience.tables.mysql.server import MysqlServer
+from audience.tables.mysql.server import RIGHTS, MysqlServer
 from audience.tables.sql.schema import OURS
 
 FOR_PUBLICATIONS = ("ALTER", "DROP")
 PACKET_BYTES = 16 * 2**20
-RIGHTS = "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, CREATE TEMPORARY TABLES"
 
 
 def check(shown: str, url: str) -> Iterator[Finding]:
     """Connects, tries with a table of its own what a run does, and looks at what may be slow or wrong."""
-    advice = f"is it running, are host, port, user and password right? Grant {RIGHTS} on the database"
+    advice = "is it running, are host, port, user and password right?"
     return judged(shown, advice, lambda: _check(shown, MysqlServer.at(url)))
 
 
 def _check(shown: str, server: MysqlServer) -> Iterator[Finding]:
+    advice = server.grants()
+    try:
+        yield from _check_database(shown, server, advice)
+    except NotFound as error:
+        yield Finding(shown, "wrong", str(error), f"CREATE DATABASE {quoted(server.database)}; {advice}")
+    except BadInput as error:
+        yield Finding(shown, "wrong", str(error), advice)
+
+
+def _check_database(shown: str, server: MysqlServer, advice: str) -> Iterator[Finding]:
     with server.session(connection_class=LoadingConnection) as connection:
         cursor = connection.cursor()
         yield Finding(shown, "ok", f"version {_one(cursor, 'SELECT VERSION()')}")
         yield check_clock(shown, lambda: float(_one(cursor, "SELECT UNIX_TIMESTAMP(SYSDATE(6))")))
-        yield from _check_rights(shown, server, connection)
+        yield from _check_rights(shown, server, connection, advice)
         yield from _check_packets(shown, cursor)
         yield from _check_collations(shown, cursor)
 
 
-def _check_rights(shown: str, server: MysqlServer, connection: LoadingConnection) -> Iterator[Finding]:
+def _check_rights(shown: str, server: MysqlServer, connection: LoadingConnection, advice: str) -> Iterator[Finding]:
     """Makes a table, loads a row into it, changes and removes it."""
     name = "audience_probe"
     cursor = connection.cursor()
@@ -50,7 +59,6 @@ def _check_rights(shown: str, server: MysqlServer, connection: LoadingConnection
         if not _works(server, cursor, f"DROP TABLE {quoted(name)}"):
             missing.append("DROP")
     needed = [right for right in missing if right not in FOR_PUBLICATIONS]
-    advice = f"GRANT {RIGHTS} ON {quoted(server.database)}.* TO {server.user}@'%'"
     if needed:
         said = f"missing: {', '.join(needed)}" if "CREATE" not in needed else "no table can be created"
         yield Finding(f"{shown}: rights", "wrong", said, advice)
@@ -90,7 +98,7 @@ def _check_collations(shown: str, cursor: Any) -> Iterator[Finding]:
         "SELECT DISTINCT t.table_name, c.collation_name FROM information_schema.tables t "
         "JOIN information_schema.columns c ON c.table_schema = t.table_schema AND c.table_name = t.table_name "
         "WHERE t.table_schema = DATABASE() AND t.table_comment = %s AND c.collation_name IS NOT NULL "
-        "AND c.collation_name NOT IN ('utf8mb4_nopad_bin', 'utf8mb4_0900_bin')",
+        "AND c.collation_name NOT IN ('utf8mb4_bin', 'utf8mb4_nopad_bin', 'utf8mb4_0900_bin')",
         (OURS,),
     )
     for table, collation in cursor.fetchall():

@@ -4,6 +4,7 @@ Metadata, planning and writing go through PyMySQL; only bulk reading goes throug
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from audience.databases import faults, mysql
@@ -11,6 +12,8 @@ from audience.databases.mysql import Address
 from audience.errors import AudienceError
 
 IDLE_S = 300
+RIGHTS = "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, CREATE TEMPORARY TABLES"
+"""What runs and publications need in their database."""
 
 
 class MysqlServer(Address):
@@ -47,6 +50,15 @@ class MysqlServer(Address):
             finally:
                 with contextlib.suppress(Exception):  # it may be broken; what matters was raised already
                     connection.close()
+
+    def grants(self) -> str:
+        """Returns the statement that gives our account, as the server knows it, all `RIGHTS`; also where the account
+        may not even use the database."""
+        with replace(self, database="").session() as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT CURRENT_USER()")
+            user, _, host = cursor.fetchone()[0].rpartition("@")
+            account = f"{connection.escape(user)}@{connection.escape(host)}"
+        return f"GRANT {RIGHTS} ON {mysql.quoted(self.database)}.* TO {account}"
 
     @contextlib.contextmanager
     def writing(self, **options: Any) -> Iterator[Any]:

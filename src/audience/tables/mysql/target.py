@@ -1,14 +1,14 @@
 """MariaDB or MySQL as a target: result and production tables, and the marks that say which partitions are in them."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from audience.databases.mysql import SQL_MODE, listed, quoted
-from audience.errors import BadInput, NotFound
-from audience.tables.base import DEFAULT_LAYOUT, RESULT_SCHEMA, Bound, ResultLayout
+from audience.errors import AudienceError, BadInput, NotFound
+from audience.tables.base import DEFAULT_LAYOUT, RESULT_SCHEMA, ResultLayout
 from audience.tables.batches import BATCH_BYTES
 from audience.tables.mysql.bulk import read_at_once
 from audience.tables.mysql.schema import (
@@ -19,6 +19,7 @@ from audience.tables.mysql.schema import (
     groups_of,
     index,
     is_prepared,
+    keys_of,
     widen,
 )
 from audience.tables.mysql.server import MysqlServer, plain_values
@@ -45,7 +46,6 @@ class MysqlTarget(SqlTarget):
     dialect = DIALECT
     _create_task_tables = staticmethod(create_task_tables)
     _groups = staticmethod(groups_of)
-    _index = staticmethod(index)
 
     def __init__(self, shown: str, url: str) -> None:
         super().__init__(shown)
@@ -61,13 +61,15 @@ class MysqlTarget(SqlTarget):
     def check(self) -> None:
         """Tries to connect, and also what production does: that comes after all the labeling, and this user may have no
         right to it."""
-        with self._making() as cursor:
+        try:
+            with self._making() as cursor:
+                cursor.execute(DIALECT.standing)
+        except BadInput as error:
             try:
-                with self.server.mapped_errors():
-                    cursor.execute(DIALECT.standing)
-            except BadInput as error:
-                grant = f"GRANT CREATE TEMPORARY TABLES ON {quoted(self.server.database)}.* TO {self.server.user}@'%'"
-                raise BadInput(f"{error}: production needs temporary tables: {grant}") from error
+                grants = self.server.grants()
+            except AudienceError:  # it lets us in nowhere: no right is what is missing
+                raise error from None
+            raise BadInput(f"{error}: runs and publications need {grants}") from error
 
     def _is_prepared(self) -> bool:
         try:
@@ -121,10 +123,12 @@ class MysqlTarget(SqlTarget):
         return load.Loader(session.connection)
 
     def _create(
-        self, session: Any, table: str, columns: Sequence[str], key: tuple[str, ...], bounds: Mapping[str, Bound], /
+        self, session: Any, table: str, columns: Sequence[str], key: tuple[str, ...], layout: ResultLayout, /
     ) -> None:
-        create(session, table, DIALECT.declared(columns, key, bounds))
-        widen(session, table, bounds)
+        keys = keys_of(DIALECT.types_of(columns, layout.bounds), layout.indexes)
+        create(session, table, ", ".join([DIALECT.declared(columns, key, layout.bounds), *keys]))
+        widen(session, table, layout.bounds)
+        index(session, table, layout.indexes)
 
     def _marks(self, sql: str, task: str) -> Iterator[Sequence[Any]]:
         """Asks for one after another: an answer that is not read to its end keeps the session from being used."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from audience.databases.postgres import quoted
-from audience.errors import AudienceError, NotFound
+from audience.errors import AudienceError
 from audience.tables.findings import Finding, check_clock, judged
 from audience.tables.postgres.server import PostgresServer
 
@@ -14,7 +14,7 @@ RIGHTS = "USAGE and CREATE on the schema"
 
 def check(shown: str, url: str) -> Iterator[Finding]:
     """Connects, tries with a table of its own what a run does, and looks at what may be wrong."""
-    advice = f"is it running, are host, port, user and password right? Grant {RIGHTS}"
+    advice = f"is it running, are host, port, user and password right? Grant CONNECT on the database, and {RIGHTS}"
     return judged(shown, advice, lambda: _check(shown, PostgresServer.at(url)))
 
 
@@ -38,11 +38,7 @@ def _check_rights(shown: str, server: PostgresServer, connection: Any) -> Findin
                 copy.write(b"1\n")
             cursor.execute(f"DELETE FROM {table}")
     except AudienceError as error:
-        schema, user = quoted(server.schema), quoted(server.user)
-        grants = f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {user}"
-        if isinstance(error, NotFound):
-            grants = f"CREATE SCHEMA {schema} AUTHORIZATION {user}"
-        return Finding(f"{shown}: rights", "wrong", str(error), grants)
+        return Finding(f"{shown}: rights", "wrong", str(error), server.grants(connection) or "")
     return Finding(f"{shown}: rights", "ok", RIGHTS)
 
 

@@ -58,10 +58,23 @@ class PostgresServer(Address):
                 connection.execute(statement)
             yield connection
 
+    def grants(self, connection: Any) -> str | None:
+        """Returns the statement that lets our role make tables in the schema; None where it may."""
+        role = quoted(connection.execute("SELECT current_user").fetchone()[0])
+        schema = quoted(self.schema)
+        if connection.execute("SELECT to_regnamespace(%s)", (schema,)).fetchone() == (None,):
+            return f"CREATE SCHEMA {schema} AUTHORIZATION {role}"
+        rights = ("USAGE", "CREATE")
+        has = "SELECT has_schema_privilege(%s, %s)"
+        if all(connection.execute(has, (self.schema, right)).fetchone()[0] for right in rights):
+            return None
+        return f"GRANT {', '.join(rights)} ON SCHEMA {schema} TO {role}"
+
     def check_schema(self, connection: Any) -> None:
         """Refuses a schema that is not there: PostgreSQL itself takes the next one of the search path."""
         if connection.execute("SELECT current_schema()").fetchone() == (None,):
-            raise NotFound(f"there is no schema {self.schema} in {self.shown} that this user may use: create it first")
+            needed = self.grants(connection)
+            raise NotFound(f"there is no schema {self.schema} in {self.shown} that this user may use: {needed}")
 
     def stream(self, sql: str, *settings: str) -> Generator[Any, None, None]:
         """Yields Arrow batches of a query as the server sends them; `sql` takes no parameters. `settings` come before

@@ -1,14 +1,14 @@
 """PostgreSQL as a target: result and production tables, and the marks that say which partitions are in them."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from audience.databases.postgres import listed, quoted
-from audience.errors import NotFound
-from audience.tables.base import RESULT_SCHEMA, Bound
+from audience.errors import BadInput, NotFound
+from audience.tables.base import RESULT_SCHEMA, ResultLayout
 from audience.tables.batches import rebatched
 from audience.tables.postgres.load import NUL, Loader
 from audience.tables.postgres.schema import (
@@ -35,7 +35,6 @@ class PostgresTarget(SqlTarget):
     dialect = DIALECT
     _create_task_tables = staticmethod(create_task_tables)
     _groups = staticmethod(groups_of)
-    _index = staticmethod(index)
     _loader = staticmethod(Loader)
 
     def __init__(self, shown: str, url: str) -> None:
@@ -43,8 +42,10 @@ class PostgresTarget(SqlTarget):
         self.server = PostgresServer.at(url)
 
     def check(self) -> None:
-        with self._making():
-            pass
+        """Tries to connect, and whether tables can be made: what is there already may be used without that."""
+        with self._making() as connection:
+            if (needed := self.server.grants(connection)) and not is_prepared(connection):
+                raise BadInput(f"no table can be made in the schema {self.server.schema} of {self.url}: {needed}")
 
     def _is_prepared(self) -> bool:
         try:
@@ -77,10 +78,11 @@ class PostgresTarget(SqlTarget):
             yield connection
 
     def _create(
-        self, session: Any, table: str, columns: Sequence[str], key: tuple[str, ...], bounds: Mapping[str, Bound], /
+        self, session: Any, table: str, columns: Sequence[str], key: tuple[str, ...], layout: ResultLayout, /
     ) -> None:
-        create(session, table, DIALECT.declared(columns, key, bounds))
-        widen(session, table, bounds)
+        create(session, table, DIALECT.declared(columns, key, layout.bounds))
+        widen(session, table, layout.bounds)
+        index(session, table, layout.indexes)
 
     def _marks(self, sql: str, task: str) -> Iterator[Sequence[Any]]:
         """Reads through a cursor of the server: the driver would fetch all of them at once, with their authors."""

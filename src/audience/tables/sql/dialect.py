@@ -49,9 +49,13 @@ ON CONFLICT (task) DO UPDATE SET fence = excluded.fence WHERE t.fence <= exclude
 
     def declared(self, columns: Sequence[str], key: Sequence[str] = (), bounds: Mapping[str, Bound] = NO_BOUNDS) -> str:
         """Returns the columns of a table, and its primary key, if it has one, as DDL."""
-        types = {**self.types, **{name: self.bounded(bound) for name, bound in bounds.items()}}
-        parts = [f"{self.quoted(name)} {types.get(name, self.text)}" for name in columns]
+        parts = [f"{self.quoted(name)} {type_}" for name, type_ in self.types_of(columns, bounds).items()]
         return ", ".join([*parts, *([f"PRIMARY KEY ({self.listed(key)})"] if key else [])])
+
+    def types_of(self, columns: Sequence[str], bounds: Mapping[str, Bound]) -> dict[str, str]:
+        """Returns column -> type."""
+        types = {**self.types, **{name: self.bounded(bound) for name, bound in bounds.items()}}
+        return {name: types.get(name, self.text) for name in columns}
 
     def bounded(self, bound: Bound) -> str:
         """Returns the type of a column whose values are so."""

@@ -6,7 +6,7 @@ have little in common."""
 import contextlib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import polars as pl
@@ -16,7 +16,6 @@ from audience.errors import Conflict
 from audience.tables.base import (
     DEFAULT_LAYOUT,
     PRODUCTION_COLUMNS,
-    Bound,
     ConflictRules,
     Mark,
     ResultLayout,
@@ -82,13 +81,10 @@ class SqlTarget(ABC):
 
     @abstractmethod
     def _create(
-        self, session: Any, table: str, columns: Sequence[str], key: tuple[str, ...], bounds: Mapping[str, Bound], /
+        self, session: Any, table: str, columns: Sequence[str], key: tuple[str, ...], layout: ResultLayout, /
     ) -> None:
-        """Creates a table; refuses one that is not ours. One of ours that is there is widened where it has to be."""
-
-    @abstractmethod
-    def _index(self, session: Any, table: str, columns: Sequence[str], /) -> None:
-        """Makes the indexes of single columns that are missing."""
+        """Creates a table; refuses one that is not ours. One of ours that is there is widened where it has to be, and
+        gets the indexes that it lacks."""
 
     @abstractmethod
     def _is_prepared(self) -> bool:
@@ -133,10 +129,9 @@ class SqlTarget(ABC):
                 raise Conflict(f"task {task} was taken over or deleted; fence {fence} is not admitted")
             for group in groups:  # the table of results is the last: by that one a group is found
                 production, results = self.dialect.production_table(group), self.dialect.results_table(group)
-                self._create(session, production, (*PRODUCTION_COLUMNS, "n"), PRODUCTION_KEY, layout.bounds)
-                self._index(session, production, PRODUCTION_INDEXES)
-                self._create(session, results, STORED, RESULTS_KEY, layout.bounds)
-                self._index(session, results, layout.indexes)
+                found = ResultLayout(layout.bounds, PRODUCTION_INDEXES)
+                self._create(session, production, (*PRODUCTION_COLUMNS, "n"), PRODUCTION_KEY, found)
+                self._create(session, results, STORED, RESULTS_KEY, layout)
 
     def bar(self, task: str, fence: int) -> None:
         if self._is_prepared():

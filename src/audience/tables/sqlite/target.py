@@ -1,14 +1,14 @@
 """SQLite as a target: result and production tables, and the marks that say which partitions are in them."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from audience.databases.sqlite import quoted
-from audience.tables.base import Bound
+from audience.tables.base import ResultLayout
 from audience.tables.batches import FETCH_ROWS
 from audience.tables.result_rows import result_batch
 from audience.tables.sql.schema import TASKS
@@ -23,7 +23,6 @@ class SqliteTarget(SqlTarget):
 
     dialect = DIALECT
     _groups = staticmethod(groups_of)
-    _index = staticmethod(index)
     _loader = staticmethod(Loader)
 
     def __init__(self, url: str, path: Path) -> None:
@@ -58,10 +57,11 @@ class SqliteTarget(SqlTarget):
             yield db
 
     def _create(
-        self, session: Any, table: str, columns: Sequence[str], key: tuple[str, ...], bounds: Mapping[str, Bound], /
+        self, session: Any, table: str, columns: Sequence[str], key: tuple[str, ...], layout: ResultLayout, /
     ) -> None:
         """Has no use for bounds: texts of digits are joined with numbers here."""
         create(session, table, columns, key)
+        index(session, table, layout.indexes)
 
     def _create_task_tables(self, session: Any) -> None:
         session.executescript(TASK_TABLES)
