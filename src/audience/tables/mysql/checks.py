@@ -102,7 +102,7 @@ def _check_collations(shown: str, cursor: Any) -> Iterator[Finding]:
         (OURS,),
     )
     for table, collation in cursor.fetchall():
-        advice = f"ALTER TABLE {quoted(table)} CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin"
+        advice = f"ALTER TABLE {quoted(table)} CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
         yield Finding(f"{shown}: {table}", "wrong", f"its collation {collation} takes a and A for the same", advice)
 
 
