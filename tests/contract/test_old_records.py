@@ -84,7 +84,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Old:
     runs = {name: _ask(app, folder, name) for name in ("done", "more", "quiet", "aborted", "running")}
     for name in ("done", "more", "quiet"):
         app.operations.work_on(runs[name])
-    exported = b"".join(encoded(app.runs.exported(runs["quiet"], production=False, comparable=True), "jsonl"))
+    exported = b"".join(encoded(app.results.exported(runs["quiet"], production=False, comparable=True), "jsonl"))
     _work(app, runs["aborted"], 3)
     app.runs.abort(runs["aborted"], LOCAL)
     app.operations.work_on(runs["aborted"])
@@ -321,7 +321,7 @@ def test_work_that_was_under_way_goes_on_to_its_end(app, old):
     finally:
         worker.stop()
     assert [app.operations.get(operation_id)["state"] for operation_id in ids] == ["done", "done"]
-    rows = app.runs.exported(old.runs["running"], production=False, comparable=True)
+    rows = app.results.exported(old.runs["running"], production=False, comparable=True)
     assert b"".join(encoded(rows, "jsonl")) == old.exported
     found = app.publications.get("moods")
     assert (found["doing"], found["version"], found["previous"]) == (None, 2, 1)

@@ -188,7 +188,7 @@ class Installation:
 
     def digest(self, run: str, *, production: bool = False) -> str:
         """SHA-256 of what `audience export --sort` prints."""
-        rows = self.app.runs.exported(run, production=production, comparable=True)
+        rows = self.app.results.exported(run, production=production, comparable=True)
         digest = hashlib.sha256()
         for piece in encoded(rows, "jsonl"):
             digest.update(piece)

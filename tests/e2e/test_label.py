@@ -228,7 +228,7 @@ def test_results_do_not_depend_on_how_the_work_was_cut(tmp_path, table, rules, p
     run = label(app, source, target, gender, partition_rows=partition_rows)
     assert len(rows(target, "results_all")) == 40
     assert report(run)["groups"]["all"]["authors"] == 33
-    assert [r["id"] for r in app.runs.sample(run["id"], 3)] == SAMPLED
+    assert [r["id"] for r in app.results.sample(run["id"], 3)] == SAMPLED
 
 
 def test_several_sources_make_one_run_with_a_task_each(app, table, gender, target):
@@ -280,7 +280,7 @@ def test_results_that_were_moved_away_are_missed_not_made_anew(app, table, gende
     run = label(app, table([post(1, "媽")]), target, gender)
     target.unlink()
     with pytest.raises(NotFound, match="are gone"):
-        app.runs.exported(run["id"], production=False)
+        app.results.exported(run["id"], production=False)
     assert not target.exists()
 
 
@@ -297,7 +297,7 @@ def test_deleting_a_run_removes_its_rows_and_leaves_other_runs(app, table, gende
 def test_samples_are_the_same_for_the_same_seed_and_differ_for_another(app, table, gender, target):
     source = table([post(i, f"媽{i}") for i in range(300)])
     run = label(app, source, target, gender)
-    ids = [[row["id"] for row in app.runs.sample(run["id"], 10, seed)] for seed in (None, 0, 5, 5, 6)]
+    ids = [[row["id"] for row in app.results.sample(run["id"], 10, seed)] for seed in (None, 0, 5, 5, 6)]
     assert ids[0] == ids[1]
     assert ids[2] == ids[3]
     assert ids[4] not in (ids[0], ids[2])
@@ -307,9 +307,9 @@ def test_samples_are_the_same_for_the_same_seed_and_differ_for_another(app, tabl
 def test_samples_are_of_the_label_and_group_asked_for(app, table, gender, target):
     run = label(app, table([post(1, "媽"), post(2, "爸")]), target, gender)
     for name in ("男性", "male", "/male"):
-        assert [row["id"] for row in app.runs.sample(run["id"], 5, label=name)] == ["p2"]
+        assert [row["id"] for row in app.results.sample(run["id"], 5, label=name)] == ["p2"]
     with pytest.raises(NotFound, match=r"no group 'other'; it has: all"):
-        app.runs.sample(run["id"], 5, group="other")
+        app.results.sample(run["id"], 5, group="other")
 
 
 @pytest.mark.parametrize("seed", [None, 3])
@@ -321,10 +321,10 @@ def test_a_folder_holds_the_same_results_as_a_database(app, table, gender, tmp_p
         out = tmp_path / f"{target}.parquet"
         frames = []
         for production in (False, True):
-            export(app.runs.exported(run["id"], production=production), out)
+            export(app.results.exported(run["id"], production=production), out)
             frames.append(pl.read_parquet(out).drop("task_id").sort("id", "panel"))
         groups = report(run)["groups"]
-        found.append((frames, groups, [r["id"] for r in app.runs.sample(run["id"], 3, seed)]))
+        found.append((frames, groups, [r["id"] for r in app.results.sample(run["id"], 3, seed)]))
     (a, b), (c, d) = found[0][0], found[1][0]
     assert a.equals(c)
     assert b.equals(d)
@@ -476,8 +476,8 @@ def test_rows_that_a_model_cannot_digest_are_set_aside_up_to_a_limit_and_listed(
     source = table([post(i, content=text) for i, text in enumerate(texts)])
     run = label(app, source, target, slow, bad_rows_limit=limit)
     assert run["state"] == state
-    assert [(row["task"], row["id"]) for row in app.runs.set_aside(run["id"])] == [("posts", "p0"), ("posts", "p1")]
-    assert "took longer" in next(app.runs.set_aside(run["id"]))["reason"]
+    assert [(row["task"], row["id"]) for row in app.results.set_aside(run["id"])] == [("posts", "p0"), ("posts", "p1")]
+    assert "took longer" in next(app.results.set_aside(run["id"]))["reason"]
     if state == "failed":
         assert "could not digest 2 rows, more than the limit of 1" in run["error"]
         assert run["tasks"][0]["report"]["groups"]["all"]["results"] == 2

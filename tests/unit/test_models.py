@@ -151,7 +151,7 @@ def test_numbers_of_a_model_are_scores_of_its_own_panel(app, installed, table, t
         "SELECT source_author, panel, score, posts FROM production_all WHERE panel = '/length' ORDER BY 1",
     )
     assert produced == [("c_a", "/length", 5.0, 2), ("c_b", "/length", 0.0, 1)]
-    assert {row["panel"] for row in app.runs.sample(run["id"], 2)} == {"/length", "/female"}
+    assert {row["panel"] for row in app.results.sample(run["id"], 2)} == {"/length", "/female"}
 
 
 def test_with_first_wins_a_row_without_a_number_goes_to_the_next_model(app, length, table, tmp_path, rules):

@@ -111,7 +111,7 @@ def sample(
     label: Annotated[str | None, Query(max_length=200, description="of this label or panel only")] = None,
 ) -> Sample:
     """Show sampled result rows, also while the run is at work; the same ones for the same seed."""
-    rows = app.runs.sample(run_id, size, seed, group, label)
+    rows = app.results.sample(run_id, size, seed, group, label)
     shown = [{**row, "evidence": json.loads(row["evidence"])} for row in rows]
     return Sample(items=[ResultRow.model_validate(row) for row in shown])
 
@@ -119,7 +119,7 @@ def sample(
 @router.get("/{run_id}/set-aside", responses=answers(404))
 def set_aside(app: Audience, run_id: Id, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> SetAsideList:
     """List rows that could not be used, with the reason."""
-    return SetAsideList.model_validate({"items": list(itertools.islice(app.runs.set_aside(run_id), limit))})
+    return SetAsideList.model_validate({"items": list(itertools.islice(app.results.set_aside(run_id), limit))})
 
 
 @router.post("/{run_id}/abort", status_code=202, responses=answers(404, 409))

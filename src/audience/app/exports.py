@@ -6,7 +6,7 @@ from pathlib import Path
 
 from audience.app.publications import Publications
 from audience.app.requests import ExportRequest
-from audience.app.runs import Runs
+from audience.app.results import Results
 from audience.errors import BadInput
 from audience.labeling import export as exports
 from audience.store.database import Record
@@ -18,20 +18,20 @@ LAYOUTS = tuple(exports.ENCODERS)
 class Exports:
     """Makes files by an operation, and streams rows that are wanted at once."""
 
-    def __init__(self, store: Store, runs: Runs, publications: Publications) -> None:
+    def __init__(self, store: Store, results: Results, publications: Publications) -> None:
         self.store = store
-        self.runs = runs
+        self.results = results
         self.publications = publications
 
     def begin(self, request: ExportRequest, actor: str) -> str:
         """Begins to write a file; returns the id of the operation. A file of this machine is written by this process
         alone, so its queue is one that no other worker serves."""
         self._check(request)
-        subject = request.publication or (request.run and self.runs.find(request.run)[:12])
+        subject = request.publication or (request.run and self.results.runs.find(request.run)[:12])
         queue = f"local-{uuid.uuid4().hex}"[:40] if request.to is not None else "default"
         arguments = request.model_dump(mode="json")
         if request.run is not None:
-            arguments["run"] = self.runs.find(request.run)
+            arguments["run"] = self.results.runs.find(request.run)
         return self.store.operations.add("export", actor, subject=subject, arguments=arguments, queue=queue)
 
     def _check(self, request: ExportRequest) -> None:
@@ -51,7 +51,7 @@ class Exports:
             return self.publications.exported(request.publication, request.index)
         assert request.run is not None
         production = request.of == "production"
-        return self.runs.exported(
+        return self.results.exported(
             request.run, production=production, group=request.group, comparable=request.comparable
         )
 

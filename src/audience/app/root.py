@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from audience.app.mappings import Mappings
     from audience.app.models import Models
     from audience.app.operations import Operations
+    from audience.app.planning import Planning
     from audience.app.publications import Publications
+    from audience.app.results import Results
     from audience.app.runs import Runs
     from audience.app.sources import Sources
 
@@ -71,7 +73,18 @@ class App:
     def runs(self) -> "Runs":
         from audience.app.runs import Runs
 
-        return Runs(self.store, self.locations, self.sources, self.models, self.mappings)
+        return Runs(self.store, self._planning)
+
+    def _planning(self) -> "Planning":
+        from audience.app.planning import Planning
+
+        return Planning(self.locations, self.sources, self.models, self.mappings)
+
+    @cached_property
+    def results(self) -> "Results":
+        from audience.app.results import Results
+
+        return Results(self.runs, self.locations)
 
     @cached_property
     def publications(self) -> "Publications":
@@ -85,7 +98,7 @@ class App:
     def exports(self) -> "Exports":
         from audience.app.exports import Exports
 
-        return Exports(self.store, self.runs, self.publications)
+        return Exports(self.store, self.results, self.publications)
 
     @cached_property
     def operations(self) -> "Operations":

@@ -43,7 +43,7 @@ def demo(
     run = carry_out(app, app.runs.create(request, LOCAL)["id"])
     report(app, run)
     console.rule("3  a sample, with what was matched")
-    show.sample(app.runs.sample(run["id"], 1, group="reviews") + app.runs.sample(run["id"], 1, group="comments"))
+    show.sample(app.results.sample(run["id"], 1, group="reviews") + app.results.sample(run["id"], 1, group="comments"))
     _what_next(folder, target)
 
 

@@ -159,7 +159,7 @@ def _warn(run: dict[str, Any], warned: Sequence[str] = ()) -> None:
 
 def report(app: "App", run: dict[str, Any]) -> None:
     """Prints what a run did, and where its tables are."""
-    show.run_report(run, app.runs.where(run))
+    show.run_report(run, app.results.where(run))
 
 
 @commands.command("list")
@@ -257,7 +257,7 @@ def delete(
 @commands.command("set-aside")
 def set_aside(run: Run = "last", limit: Annotated[int, typer.Option(min=1)] = 100, as_json: o.Json = False) -> None:
     """List rows that could not be used, with the reason."""
-    found = list(itertools.islice(o.open_app().runs.set_aside(run), limit))
+    found = list(itertools.islice(o.open_app().results.set_aside(run), limit))
     if as_json:
         show.as_json(found)
     else:
@@ -275,7 +275,7 @@ def sample(
     as_json: o.Json = False,
 ) -> None:
     """Show sampled results with the matched text marked; the same ones for the same seed."""
-    rows = o.open_app().runs.sample(run, size, seed, group, label)
+    rows = o.open_app().results.sample(run, size, seed, group, label)
     if as_json:
         show.as_json(rows)
     elif rows:

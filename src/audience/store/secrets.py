@@ -2,11 +2,13 @@
 
 import os
 from pathlib import Path
-
-from cryptography.fernet import Fernet, InvalidToken
+from typing import TYPE_CHECKING
 
 from audience.databases.urls import password_of, with_password, without_password
 from audience.errors import BadInput, Elsewhere
+
+if TYPE_CHECKING:
+    from cryptography.fernet import Fernet
 
 ENVIRONMENT = "env:"
 SEALED = "fernet:"
@@ -42,6 +44,8 @@ class Secrets:
             if name not in os.environ:
                 raise Elsewhere(f"the environment variable {name}, which should hold a password, is not set")
             return os.environ[name]
+        from cryptography.fernet import InvalidToken
+
         try:
             return self._fernet(make=False).decrypt(secret.removeprefix(SEALED)).decode()
         except (InvalidToken, ValueError):
@@ -50,7 +54,9 @@ class Secrets:
                 "AUDIENCE_SECRET_KEY must be the same on every machine"
             ) from None
 
-    def _fernet(self, *, make: bool) -> Fernet:
+    def _fernet(self, *, make: bool) -> "Fernet":
+        from cryptography.fernet import Fernet
+
         path = self._home / KEY_FILE
         if self._key is None and make and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 MYSQL = ("mysql", "mariadb")
@@ -28,10 +27,12 @@ class Exact(TypeDecorator[str]):
 
     def load_dialect_impl(self, dialect: sa.Dialect) -> TypeEngine[Any]:
         if dialect.name in MYSQL:
+            from sqlalchemy.dialects import mysql
+
             exact = "utf8mb4_nopad_bin" if getattr(dialect, "is_mariadb", False) else "utf8mb4_0900_bin"
             return dialect.type_descriptor(mysql.VARCHAR(self.length, charset=CHARSET, collation=exact))
         if dialect.name == "postgresql":
-            return dialect.type_descriptor(postgresql.VARCHAR(self.length, collation="C"))
+            return dialect.type_descriptor(sa.String(self.length, collation="C"))
         return dialect.type_descriptor(sa.String(self.length))
 
     def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
@@ -54,7 +55,7 @@ class Prose(TypeDecorator[str]):
 class LongJson(TypeDecorator[Any]):
     """JSON as a text: MySQL's own type would reorder the keys."""
 
-    impl = mysql.LONGTEXT
+    impl = sa.Text
     cache_ok = True
 
     def load_dialect_impl(self, dialect: sa.Dialect) -> TypeEngine[Any]:
@@ -67,11 +68,13 @@ class LongJson(TypeDecorator[Any]):
         return None if value is None else json.loads(value)
 
 
-def _long_text() -> mysql.LONGTEXT:
+def _long_text() -> TypeEngine[Any]:
+    from sqlalchemy.dialects import mysql
+
     return mysql.LONGTEXT(charset=CHARSET, collation="utf8mb4_bin")
 
 
 DOCUMENT = sa.JSON().with_variant(LongJson(), *MYSQL)
 """JSON; None is JSON's null."""
-REAL = sa.Float().with_variant(mysql.DOUBLE(asdecimal=False), *MYSQL)
+REAL = sa.Float().with_variant(sa.Double(), *MYSQL)
 SERIAL = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
