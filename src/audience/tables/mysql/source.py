@@ -39,7 +39,7 @@ PADDED = re.compile(r"zerofill", re.IGNORECASE)
 """Of integers that the server shows with zeros before them, and a driver without."""
 
 
-class MysqlDialect:
+class MysqlLiterals:
     """Keys as SQL that means the same in every sql_mode: numbers, and hexadecimal text."""
 
     def quoted(self, name: str) -> str:
@@ -66,7 +66,7 @@ class MysqlDialect:
 class MysqlSource(ServerSource):
     """A table or view of MariaDB or MySQL."""
 
-    dialect = MysqlDialect()
+    literals = MysqlLiterals()
 
     def __init__(self, spec: SourceSpec, url: str) -> None:
         self.server = MysqlServer.at(url)
@@ -183,7 +183,7 @@ class MysqlSource(ServerSource):
     def _numbered(self, column: Column) -> str:
         prefix = f"{self.table}#".encode().hex()
         name = quoted(column.name)
-        key = f"CONVERT({name} USING utf8mb4)" if column.kind == "text" else self.dialect.shown(column, name)
+        key = f"CONVERT({name} USING utf8mb4)" if column.kind == "text" else self.literals.shown(column, name)
         return f"CAST(CONCAT(_utf8mb4 X'{prefix}', {key}) AS BINARY)"
 
     def _time_read(self, column: Column) -> str:

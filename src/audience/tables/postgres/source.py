@@ -35,7 +35,7 @@ RELATIONS = "'r', 'v', 'm', 'p', 'f'"
 """Tables, views, materialized views, partitioned and foreign tables."""
 
 
-class PostgresDialect:
+class PostgresLiterals:
     """Keys as SQL that means the same under every setting: texts of code points, cast to the column's type."""
 
     def quoted(self, name: str) -> str:
@@ -56,7 +56,7 @@ def text_literal(text: str) -> str:
 class PostgresSource(ServerSource):
     """A table or view of PostgreSQL."""
 
-    dialect = PostgresDialect()
+    literals = PostgresLiterals()
 
     def __init__(self, spec: SourceSpec, url: str) -> None:
         self.server = PostgresServer.at(url)
@@ -158,7 +158,7 @@ class PostgresSource(ServerSource):
         return f"CAST({text_literal(self.table + '#')} AS text) || {self._shown(column)}"
 
     def _is_time(self, column: Column) -> str:
-        last = self.dialect.literal(column, AFTER_LAST_TIME)
+        last = self.literals.literal(column, AFTER_LAST_TIME)
         return f"({super()._is_time(column)} AND {quoted(column.name)} < {last})"
 
     def _time_read(self, column: Column) -> str:

@@ -38,7 +38,7 @@ class Key:
     end: Any = None
 
 
-class Dialect(Protocol):
+class Literals(Protocol):
     """How a kind of server writes keys. The only values that become SQL text go through `literal`."""
 
     def quoted(self, name: str) -> str: ...
@@ -64,7 +64,7 @@ class Slicer:
     every row."""
 
     table: str
-    dialect: Dialect
+    literals: Literals
     ask: Callable[[str], Sequence[Any] | None]
     columns: dict[str, Column]
     where: str = ""
@@ -98,9 +98,9 @@ class Slicer:
 
     def cut(self, key: Key, start: Any, size: int, fixed: Bounds) -> Cut | None:
         """The end of a slice of at most `size` rows from `start` on; None where more rows than that share `start`."""
-        name, later = self.dialect.quoted(key.column.name), self.dialect.literal(key.column, start)
+        name, later = self.literals.quoted(key.column.name), self.literals.literal(key.column, start)
         found = self.ask(
-            f"SELECT {self.dialect.shown(key.column, name)} AS shown, {name} > {later} AS later FROM {self.table}"
+            f"SELECT {self.literals.shown(key.column, name)} AS shown, {name} > {later} AS later FROM {self.table}"
             f" WHERE {self.condition([*fixed, *_range(key, start, None)])} ORDER BY {name} LIMIT 1 OFFSET {int(size)}"
         )
         if found is None:
@@ -133,9 +133,9 @@ class Slicer:
         return after
 
     def _least(self, key: Key, bounds: Bounds) -> Any:
-        name = self.dialect.quoted(key.column.name)
+        name = self.literals.quoted(key.column.name)
         found = self.ask(
-            f"SELECT {self.dialect.shown(key.column, name)} AS shown FROM {self.table}"
+            f"SELECT {self.literals.shown(key.column, name)} AS shown FROM {self.table}"
             f" WHERE {self.condition(bounds)} AND {name} IS NOT NULL ORDER BY {name} LIMIT 1"
         )
         return found[0] if found else None
@@ -157,7 +157,7 @@ class Slicer:
         return int(found[0]) if found else 0
 
     def condition(self, bounds: Bounds) -> str:
-        return condition(bounds, self.dialect, self.columns, self.where)
+        return condition(bounds, self.literals, self.columns, self.where)
 
 
 def not_itself(column: Column, key: Any) -> BadInput:
@@ -169,19 +169,19 @@ def not_itself(column: Column, key: Any) -> BadInput:
     )
 
 
-def condition(bounds: Bounds, dialect: Dialect, columns: dict[str, Column], where: str = "") -> str:
+def condition(bounds: Bounds, literals: Literals, columns: dict[str, Column], where: str = "") -> str:
     """A slice as SQL."""
-    terms = [_term(bound, dialect, columns) for bound in bounds]
+    terms = [_term(bound, literals, columns) for bound in bounds]
     return " AND ".join([*terms, *([where] if where else [])]) or "1 = 1"
 
 
-def _term(bound: list[Any], dialect: Dialect, columns: dict[str, Column]) -> str:
+def _term(bound: list[Any], literals: Literals, columns: dict[str, Column]) -> str:
     name, operator, value = bound
     if name not in columns or operator not in (">=", "<", ">", "=", "null"):
         raise BadInput(f"a partition holds {name!r} {operator!r}, which is not of this table: plan again")
     if operator == "null":
-        return f"{dialect.quoted(name)} IS NULL"
-    return f"{dialect.quoted(name)} {operator} {dialect.literal(columns[name], value)}"
+        return f"{literals.quoted(name)} IS NULL"
+    return f"{literals.quoted(name)} {operator} {literals.literal(columns[name], value)}"
 
 
 def _range(key: Key, start: Any, end: Any) -> Bounds:

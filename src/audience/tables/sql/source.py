@@ -27,7 +27,7 @@ from audience.tables.base import (
 )
 from audience.tables.batches import canonical_batch
 from audience.tables.sql.read_timeout import cut_connections, sockets
-from audience.tables.sql.slices import Bounds, Column, Dialect, Key, Slicer, condition
+from audience.tables.sql.slices import Bounds, Column, Key, Literals, Slicer, condition
 from audience.tables.times import check_are_times, implausible, parse_times
 
 Rows = Callable[..., Sequence[Sequence[Any]]]
@@ -74,7 +74,7 @@ def bound_of(column: Column) -> Bound | None:
 class ServerSource(ABC):
     """A table or view of a server, only read. `place` names the server in messages, without a password."""
 
-    dialect: Dialect
+    literals: Literals
 
     def __init__(self, spec: SourceSpec, place: str, address: tuple[str, int]) -> None:
         self.spec = spec
@@ -169,7 +169,7 @@ class ServerSource(ABC):
         column = self._column("post_time")
         if column is None or self._time:
             return
-        name = self.dialect.quoted(column.name)
+        name = self.literals.quoted(column.name)
         sql = f"SELECT {self._shown(column)} FROM {self._sql_table()} WHERE {name} IS NOT NULL LIMIT {TIME_SAMPLE_ROWS}"
         texts = pl.Series([str(row[0]) for row in rows(sql)], dtype=pl.String)
         check_are_times(
@@ -184,7 +184,7 @@ class ServerSource(ABC):
 
     def describe(self) -> Description:
         keys = [role for role in ("id", "post_time") if role in self.roles]
-        counted = "".join(f", count({self.dialect.quoted(self.roles[role])})" for role in keys)
+        counted = "".join(f", count({self.literals.quoted(self.roles[role])})" for role in keys)
         with self._session() as rows:
             n_rows, *known = rows(f"SELECT count(*){counted} FROM {self._sql_table()}")[0]
             shown = ", ".join(self._shown(c) for c in self.columns.values())
@@ -207,14 +207,14 @@ class ServerSource(ABC):
 
     def _preview_order(self) -> str:
         key = self._key()
-        return f"ORDER BY {self.dialect.quoted(key.column.name)}" if key else ""
+        return f"ORDER BY {self.literals.quoted(key.column.name)}" if key else ""
 
     def _time_span(self, rows: Rows) -> tuple[dt.datetime, dt.datetime] | None:
         column = self.columns[self.roles["post_time"]]
-        name = self.dialect.quoted(column.name)
+        name = self.literals.quoted(column.name)
         only = f"WHERE {self._is_time(column)}" if self._time else ""
         ends = [
-            self.dialect.shown(column, f"{end}({name})") if self._time else f"{end}({name})" for end in ("min", "max")
+            self.literals.shown(column, f"{end}({name})") if self._time else f"{end}({name})" for end in ("min", "max")
         ]
         found = [rows(f"SELECT {end} FROM {self._sql_table()} {only}")[0][0] for end in ends]
         offset = "+00:00" if column.kind == "instant" else ""
@@ -226,7 +226,7 @@ class ServerSource(ABC):
 
     def _is_time(self, column: Column) -> str:
         """Holds for times that a calendar has; never null where the column is not."""
-        return f"{self.dialect.quoted(column.name)} >= {self.dialect.literal(column, FIRST_TIME)}"
+        return f"{self.literals.quoted(column.name)} >= {self.literals.literal(column, FIRST_TIME)}"
 
     def _advice(self) -> Iterator[str]:
         time, key = self._column("post_time"), self._key()
@@ -274,10 +274,10 @@ class ServerSource(ABC):
             first_row += n_rows
 
     def _slicer(self, rows: Rows, where: str, column: str | None = None) -> Slicer:
-        return Slicer(self._from(column), self.dialect, lambda sql: next(iter(rows(sql)), None), self.columns, where)
+        return Slicer(self._from(column), self.literals, lambda sql: next(iter(rows(sql)), None), self.columns, where)
 
     def _condition(self, bounds: Bounds, where: str) -> str:
-        return condition(bounds, self.dialect, self.columns, where)
+        return condition(bounds, self.literals, self.columns, where)
 
     def _bounds(self, selection: Selection) -> tuple[str | None, str | None]:
         """The range as the column's own texts. A local time that occurs twice, or not at all, is taken so that the
@@ -299,14 +299,14 @@ class ServerSource(ABC):
             raise BadInput(f"{self.name} has no time to select by: add --role post_time=COLUMN")
         if self._time is None:
             return ""
-        name, literal = self.dialect.quoted(self._time.name), self.dialect.literal
+        name, literal = self.literals.quoted(self._time.name), self.literals.literal
         bounds = zip((">=", "<"), self._bounds(selection), strict=True)
         return " AND ".join(f"{name} {op} {literal(self._time, b)}" for op, b in bounds if b is not None)
 
     def _set_aside(self, rows: Rows, selection: Selection) -> dict[str, int]:
         """Rows that no range of time can hold."""
         assert self._time is not None
-        name = self.dialect.quoted(self._time.name)
+        name = self.literals.quoted(self._time.name)
         count = self._slicer(rows, "").count
         return {
             "post_time is null": count(f"{name} IS NULL"),
@@ -327,7 +327,7 @@ class ServerSource(ABC):
 
     def _order(self, bounds: Bounds) -> str:
         name = self._ranged(bounds)
-        return f" ORDER BY {self.dialect.quoted(name)}" if name else ""
+        return f" ORDER BY {self.literals.quoted(name)}" if name else ""
 
     def _expression(self, name: str) -> str:
         if name == "post_time" and self._time:
