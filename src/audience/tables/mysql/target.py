@@ -168,6 +168,7 @@ class MysqlTarget(SqlTarget):
             )
             batches = read_at_once(self.server, sql, (f"SET sql_mode = '{SQL_MODE}'",), WAIT_S)
             n_rows = sum(map(len, batches))
+            session.execute("DO 0")  # it holds the fence: a session that is silent for long the server ends
             yield from (batch.cast(NARROW_SCHEMA) for batch in batches)
             if n_rows < size:
                 return

@@ -204,7 +204,8 @@ class SqlTarget(ABC):
             if len(standing):
                 loader.load_frame(STANDING, standing)
             n_rows, n_subjects = n_rows + len(standing), n_subjects + n
-        self._run(session, self.dialect.produced(group), (task,))
+        if self._run(session, self.dialect.produced(group), (task,)).rowcount != n_rows:
+            raise Conflict(f"the results of task {task} changed while its production was made; nothing is written")
         return n_rows, n_subjects
 
     def delete(self, task: str) -> None:
