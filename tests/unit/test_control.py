@@ -56,3 +56,21 @@ def test_batches_are_counted_until_the_job_is_cancelled() -> None:
     control.stop.set()
     with pytest.raises(JobCancelled):
         next(batches)
+
+
+def test_rows_are_read_on_while_a_late_plan_of_the_same_source_is_interrupted(tmp_path: Path) -> None:
+    """Two workers may believe to own the plan: the one that lost it is interrupted while the other's partitions are
+    read, from the same source when both are threads of one process."""
+    path = tmp_path / "posts.db"
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE posts (id INTEGER PRIMARY KEY, content TEXT)")
+        db.executemany("INSERT INTO posts VALUES (?, 'x')", [(i,) for i in range(200_000)])
+    db.close()
+    source = open_source(SourceSpec(url=str(path)))
+    selection = Selection(fields=("content",), partition_rows=200_000)
+    (partition,) = source.plan(selection).partitions
+    n_rows = 0
+    for batch in source.read(partition, selection):
+        source.interrupt()
+        n_rows += len(batch)
+    assert n_rows == 200_000

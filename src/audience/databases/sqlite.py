@@ -37,6 +37,8 @@ def _as_ours(path: Path, error: sqlite3.Error) -> AudienceError:
     name = getattr(error, "sqlite_errorname", "") or ""
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return Transient(f"{path} is locked by another process: wait for it, or close it, and try again")
+    if name.startswith("SQLITE_INTERRUPT"):
+        return Transient(f"{path}: what was asked of it was interrupted")
     if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
         return Transient(f"{path} cannot be written ({error}): free some space and try again")
     if not path.exists():

@@ -56,7 +56,7 @@ class SqliteSource:
     def __init__(self, spec: SourceSpec, path: Path) -> None:
         self.spec = spec
         self.path = path
-        self._open: set[sqlite3.Connection] = set()
+        self._planning: set[sqlite3.Connection] = set()
         check_is_database(path)
         with self._session() as db:
             self.table = self._pick_table(db, spec.table)
@@ -76,12 +76,8 @@ class SqliteSource:
                 f"file:{quote(str(self.path))}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False
             )
             db.text_factory = bytes
-            self._open.add(db)
-            try:
-                with contextlib.closing(db):
-                    yield db
-            finally:
-                self._open.discard(db)
+            with contextlib.closing(db):
+                yield db
 
     def _pick_table(self, db: sqlite3.Connection, table: str | None) -> str:
         rows = db.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY name").fetchall()
@@ -166,13 +162,22 @@ class SqliteSource:
     # planning
 
     def interrupt(self) -> None:
-        for db in list(self._open):
+        """Leaves alone those who read meanwhile: a plan that comes too late is interrupted beside them."""
+        for db in list(self._planning):
             with contextlib.suppress(sqlite3.ProgrammingError):  # closed just now
                 db.interrupt()
 
+    @contextlib.contextmanager
+    def _interruptible(self, db: sqlite3.Connection) -> Iterator[None]:
+        self._planning.add(db)
+        try:
+            yield
+        finally:
+            self._planning.discard(db)
+
     def plan(self, selection: Selection) -> Plan:
         size = selection.partition_rows
-        with self._session() as db:
+        with self._session() as db, self._interruptible(db):
             where, values = self._time_condition(selection, by_sql=self._times_sort(db, selection))
             set_aside = self._outside_any_range(db, where, values) if where else {}
             key = self._rowid or self.roles.get("id")
