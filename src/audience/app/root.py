@@ -111,7 +111,7 @@ class App:
         """Returns every kind of job, by name: all that can be done in the background."""
         from audience.jobs.exporting import ExportJobs
         from audience.jobs.labeling import LabelingJobs
-        from audience.jobs.modeling import ModelJobs
+        from audience.jobs.saving import SavingJobs
         from audience.jobs.sweeping import SweepingJobs
         from audience.jobs.testing import TestingJobs
 
@@ -121,7 +121,7 @@ class App:
             **LabelingJobs(self.store, *openers, indexes).kinds(),
             **self.publications.jobs.kinds(),
             **TestingJobs(self.store, self.locations.source).kinds(),
-            **ModelJobs(self.store, self.models.create_begun).kinds(),
+            **SavingJobs(self.store, self.models.create_begun).kinds(),
             **ExportJobs(self.store, self.exports.rows_of).kinds(),
             **SweepingJobs(self.store).kinds(),
         }

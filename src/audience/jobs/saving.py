@@ -12,7 +12,7 @@ from audience.store.records import Store
 
 
 @dataclass(frozen=True)
-class ModelJobs:
+class SavingJobs:
     """Saves models with what the app hands it: the store, and what checks and saves a request."""
 
     store: Store
