@@ -679,24 +679,24 @@ def test_author_of_a_channel_is_not_another_whose_joined_name_is_the_same(target
     assert found == [("car_talk", "/male", 1), ("car", "/female", 2)]
 
 
-NUMBERS = ResultLayout({"id": Bound("signed"), "source_author": Bound("text", 20), "field_content": Bound("text", 8)})
-"""Of a source whose ids are whole numbers, and whose texts have lengths."""
+NUMBERS = ResultLayout({"id": Bound("signed"), "source_author": Bound("text", 20), "field_content": Bound("signed")})
+"""Of a source whose ids and channels are whole numbers, and whose authors have a length."""
 
 
 def test_rows_come_back_as_texts_where_ids_are_numbers(target: Target) -> None:
     target.prepare(TASK, 1, ["forum"], NUMBERS)
-    rows = [row(n, id=str(n * 10**15), field_content="s") for n in range(3)]
+    rows = [row(n, id=str(n * 10**15), field_content=str(n) if n else None) for n in range(3)]
     write(target, rows)
     assert results(target) == rows
     assert [r["id"] for r in target.fetch(TASK, [("forum", 0, 2)])] == [rows[2]["id"]]
     target.produce(TASK, "forum", 1, BY_AUTHOR)
-    assert [r["id"] for r in production(target)] == [rows[2]["id"]]
+    assert [(r["id"], r["field_content"]) for r in production(target)] == [(r["id"], r["field_content"]) for r in rows]
 
 
 @pytest.mark.parametrize("later", [ResultLayout({"id": Bound("text", 40)}), ResultLayout()])
 def test_tables_are_widened_for_a_source_with_other_types(target: Target, later: ResultLayout) -> None:
     target.prepare(TASK, 1, ["forum"], NUMBERS)
-    rows = [row(0, id="12", source_author="a" * 20, field_content="s" * 8)]
+    rows = [row(0, id="12", source_author="a" * 20, field_content="7")]
     write(target, rows)
     target.prepare("other", 1, ["forum"], later)
     others = [row(0, id="中" * 40, task_id="other", source_author="b" * 900, field_content="t" * 900)]
@@ -704,6 +704,21 @@ def test_tables_are_widened_for_a_source_with_other_types(target: Target, later:
     target.prepare("third", 1, ["forum"], NUMBERS)
     assert results(target) == rows
     assert results(target, task="other") == others
+
+
+def test_groups_may_be_called_like_an_index_of_another(target: Target) -> None:
+    target.prepare(TASK, 1, ["x", "x__panel", "x_", "production_x__panel"], ResultLayout(indexes=("panel",)))
+    write(target, [row(0, group="x"), row(1, group="x__panel")])
+    assert [r["group"] for r in results(target)] == ["x", "x__panel"]
+
+
+def test_indexed_columns_are_widened(target: Target) -> None:
+    indexes = ("id", "source_author", "field_content")
+    target.prepare(TASK, 1, ["forum"], ResultLayout(NUMBERS.bounds, indexes))
+    target.prepare(TASK, 1, ["forum"], ResultLayout(indexes=indexes))
+    rows = [row(n, **dict.fromkeys(indexes, "é" * 600)) for n in range(2)]
+    write(target, rows)
+    assert results(target) == rows
 
 
 def indexes_of(url: str, run: Callable[[str], list[Any]], table: str) -> set[str]:

@@ -143,6 +143,66 @@ def test_what_a_role_is_to_be_granted_is_enough_for_runs_and_publications(
             connection.execute(f'DROP ROLE "{role}"')
 
 
+def test_a_role_that_may_make_no_temporary_table_is_told_before_the_run(postgres_url: str) -> None:
+    server, role = PostgresServer.at(postgres_url), f"audience_{uuid.uuid4().hex[:8]}"
+    url = f"postgresql://{role}@{server.host}:{server.port}/{server.database}"
+    with server.session() as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN")
+        connection.execute(f"REVOKE TEMPORARY ON DATABASE {server.database} FROM PUBLIC")
+        connection.execute(f"GRANT USAGE, CREATE ON SCHEMA public TO {role}")
+        try:
+            grant = f'GRANT TEMPORARY ON DATABASE "{server.database}" TO "{role}"'
+            assert [finding.advice for finding in wrong(list(check_target("p", url)))] == [grant]
+            with pytest.raises(BadInput, match=grant):
+                open_target(url).check()
+            connection.execute(grant)
+            assert wrong(list(check_target("p", url))) == []
+        finally:
+            connection.execute(f"DROP OWNED BY {role}")
+            connection.execute(f"DROP ROLE {role}")
+
+
+def test_who_does_not_own_the_tables_writes_to_them_without_missing_indexes(
+    postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, role = PostgresServer.at(postgres_url), f"audience_{uuid.uuid4().hex[:8]}"
+    open_target(postgres_url).prepare("0" * 32, 1, ["forum"])
+    with server.session() as connection:
+        connection.execute("DROP INDEX ix_production_forum__panel")
+        connection.execute(f"CREATE ROLE {role} LOGIN")
+        try:
+            connection.execute(f"GRANT USAGE ON SCHEMA public TO {role}")
+            rights = "SELECT, INSERT, UPDATE, DELETE"
+            connection.execute(f"GRANT {rights} ON ALL TABLES IN SCHEMA public TO {role}")
+            url = f"postgresql://{role}@{server.host}:{server.port}/{server.database}"
+            open_target(url).prepare("1" * 32, 1, ["forum"])
+        finally:
+            connection.execute(f"DROP OWNED BY {role}")
+            connection.execute(f"DROP ROLE {role}")
+    assert [record.getMessage() for record in caplog.records] == [
+        "action=index_not_made table=production_forum column=panel"
+    ]
+
+
+def test_who_may_not_alter_tables_of_an_earlier_version_writes_to_them(
+    mysql_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, user = MysqlServer.at(mysql_url), f"audience_{uuid.uuid4().hex[:8]}"
+    open_target(mysql_url).prepare("0" * 32, 1, ["forum"])
+    with server.session() as connection, connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE production_forum DROP KEY panel")
+        cursor.execute(f"CREATE USER '{user}'@'%'")
+        try:
+            rights = "SELECT, INSERT, UPDATE, DELETE, CREATE, CREATE TEMPORARY TABLES"
+            cursor.execute(f"GRANT {rights} ON `{server.database}`.* TO '{user}'@'%'")
+            open_target(mysql_url.replace("root@", f"{user}@")).prepare("1" * 32, 1, ["forum"])
+        finally:
+            cursor.execute(f"DROP USER '{user}'@'%'")
+    assert [record.getMessage() for record in caplog.records] == [
+        "action=index_not_made table=production_forum column=panel"
+    ]
+
+
 def test_wrong_passwords_and_absent_servers_are_told(reader: str) -> None:
     for url, word in (
         (reader.replace("s3cret", "gu3ss"), "refuses"),

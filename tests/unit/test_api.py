@@ -312,6 +312,8 @@ def test_half_of_a_character_in_a_body_is_refused_escaped_or_not(client):
     body = b'{"name": "m", "rules": {"x": ["%s"]}}'
     (fault,) = problem(sent(client, "POST", "/v1/models", body % b"\\ud83d"), 422)["errors"]
     assert "half of a surrogate pair" in fault["reason"]
+    shouted = client.post("/v1/models", content=body % b"\\ud83d", headers={"content-type": "Application/JSON"})
+    assert shouted.status_code == 422
     raw = "\ud83d".encode("utf-8", "surrogatepass")
     assert "not UTF-8 (at byte 31)" in problem(sent(client, "POST", "/v1/models", body % raw), 400)["detail"]
 

@@ -54,6 +54,6 @@ def test_rows_cut_into_slices_on_disk_give_what_those_in_memory_give(monkeypatch
 
 def test_full_disk_is_said_and_may_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(production, "IN_MEMORY_BYTES", 0)
-    monkeypatch.setattr("tempfile.TemporaryFile", lambda: Path("/dev/full").open("wb", buffering=0))  # noqa: SIM115
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda: Path("/dev/full").open("wb"))  # noqa: SIM115
     with pytest.raises(Transient, match="free some space"):
         list(standing_rows(batches(1, 10), RULES))

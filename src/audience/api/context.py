@@ -52,7 +52,7 @@ async def unambiguous(request: Request) -> None:
     """Refuses a body in which a key stands twice, of which one would be dropped, and one with half of a character (a
     lone surrogate), which no database and no file can hold."""
     body = await request.body()
-    if body and "json" in request.headers.get("content-type", ""):
+    if body and "json" in request.headers.get("content-type", "").lower():
         try:
             text = body.decode(json.detect_encoding(body))
         except UnicodeDecodeError as error:

@@ -17,7 +17,7 @@ TLS_OPTIONS = ("sslmode", "sslrootcert")
 OPTIONS = (*TLS_OPTIONS, "schema")
 CONNECT_TIMEOUT_S = 10
 
-GONE = ("08", "57P01", "57P02", "57P03", "57P04", "53300", "55P03")
+GONE = ("08", "57P01", "57P02", "57P03", "57P04", "53300", "55P03", "25P03")
 """Beginnings of SQLSTATEs, as in `REFUSED`: the first two characters are the class."""
 BUSY = ("40001", "40P01")
 FULL = ("53100", "53200", "58030")

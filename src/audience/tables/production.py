@@ -117,4 +117,5 @@ class Slices:
 
     def close(self) -> None:
         if self._file:
-            self._file.close()
+            with contextlib.suppress(OSError):  # of what is buffered still; it is not wanted any more
+                self._file.close()

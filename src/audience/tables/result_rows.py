@@ -81,9 +81,13 @@ def batch_of(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.RecordBatch
 def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     if pa.types.is_timestamp(kind):
         return parse_times(pl.Series(values, dtype=pl.String)).to_arrow().cast(kind)
-    if pa.types.is_large_string(kind) and values and isinstance(values[0], int):  # ids that are numbers there
+    if pa.types.is_large_string(kind) and isinstance(next(filter(_is_known, values), None), int):  # numbers there
         values = [None if value is None else str(value) for value in values]
     return pa.array(values, kind)
+
+
+def _is_known(value: Any) -> bool:
+    return value is not None
 
 
 def shown_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:

@@ -1,15 +1,18 @@
 """The tables of a target in a MariaDB or MySQL database: which are ours, and how they are made."""
 
+import logging
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from audience.databases.mysql import quoted
+from audience.databases.mysql import NOT_GRANTED, quoted
 from audience.errors import BadInput
 from audience.tables.base import ANY_TEXT, Bound
 from audience.tables.sql.dialect import Dialect
 from audience.tables.sql.schema import MARKS, OURS, TASKS, not_ours
+
+log = logging.getLogger(__name__)
 
 LONGEST_NAME = 64
 LONGEST_TASK = 100
@@ -31,6 +34,7 @@ LONGEST_VARCHAR = 512
 INDEXED_WHOLE = 255
 INDEXED_CHARACTERS = 64
 DUPLICATE_KEY_NAME = 1061
+LOCK_WAIT_S = 60
 TASK_TABLES = {
     MARKS: f"task VARCHAR({LONGEST_TASK}) NOT NULL, `partition` BIGINT NOT NULL, fence BIGINT NOT NULL, "
     "`rows` BIGINT NOT NULL, statistics LONGTEXT NOT NULL, authors LONGBLOB NOT NULL, PRIMARY KEY (task, `partition`)",
@@ -112,11 +116,26 @@ def comment_of(cursor: Any, name: str) -> str | None:
 
 def widen(cursor: Any, table: str, bounds: Mapping[str, Bound]) -> None:
     """Lets the columns of a table hold values with these bounds, beside those that it holds."""
+    if not _too_narrow(cursor, table, bounds):
+        return
+    cursor.execute(f"SET SESSION lock_wait_timeout = {LOCK_WAIT_S}")
+    cursor.execute("SELECT GET_LOCK(MD5(CONCAT(DATABASE(), '.', %s)), %s)", (table, LOCK_WAIT_S))
+    try:  # another may have widened it just now, and further
+        for name, wider in _too_narrow(cursor, table, bounds).items():
+            changes = [f"MODIFY {quoted(name)} {DIALECT.bounded(wider)}"]
+            if name in _indexed(cursor, table):  # a whole text cannot be a key once it is long
+                part = _part(_length(DIALECT.bounded(wider)))
+                changes = [f"DROP KEY {quoted(name)}", *changes, f"ADD KEY {quoted(name)} ({quoted(name)}{part})"]
+            cursor.execute(f"ALTER TABLE {quoted(table)} {', '.join(changes)}")
+    finally:
+        cursor.execute("SELECT RELEASE_LOCK(MD5(CONCAT(DATABASE(), '.', %s)))", (table,))
+
+
+def _too_narrow(cursor: Any, table: str, bounds: Mapping[str, Bound]) -> dict[str, Bound]:
+    """Returns columns that cannot hold all values with these bounds, and what they have to be."""
     known = _bounds(cursor, table)
-    for name in known:
-        wider = _wider(known[name], bounds.get(name, ANY_TEXT))
-        if wider != known[name]:
-            cursor.execute(f"ALTER TABLE {quoted(table)} MODIFY {quoted(name)} {DIALECT.bounded(wider)}")
+    wider = {name: _wider(bound, bounds.get(name, ANY_TEXT)) for name, bound in known.items()}
+    return {name: bound for name, bound in wider.items() if bound != known[name]}
 
 
 def _bounds(cursor: Any, table: str) -> dict[str, Bound]:
@@ -162,19 +181,37 @@ def _part(characters: int | None) -> str:
 
 
 def index(cursor: Any, table: str, columns: Sequence[str]) -> None:
-    """Makes the indexes of single columns that are missing; of long texts by their beginning."""
+    """Makes the indexes of single columns that are missing; of long texts by their beginning. Who may not is told so in
+    the log: a table of an earlier version goes on without."""
     from pymysql.err import OperationalError
 
-    cursor.execute(
-        "SELECT column_name, character_maximum_length FROM information_schema.columns WHERE table_schema = DATABASE() "
-        "AND table_name = %s AND column_name NOT IN (SELECT index_name FROM information_schema.statistics "
-        "WHERE table_schema = DATABASE() AND table_name = %s)",
-        (table, table),
-    )
-    missing = {name: characters for name, characters in cursor.fetchall() if name in columns}
-    for name, characters in missing.items():
+    missing = set(columns) - _indexed(cursor, table)
+    for name, characters in _characters(cursor, table).items() if missing else ():
+        if name not in missing:
+            continue
         try:
             cursor.execute(f"ALTER TABLE {quoted(table)} ADD KEY {quoted(name)} ({quoted(name)}{_part(characters)})")
         except OperationalError as error:
-            if error.args[0] != DUPLICATE_KEY_NAME:  # another process just made it
+            if error.args[0] in NOT_GRANTED:
+                log.warning("action=index_not_made table=%s column=%s", table, name)
+            elif error.args[0] != DUPLICATE_KEY_NAME:  # another process just made it
                 raise
+
+
+def _indexed(cursor: Any, table: str) -> set[str]:
+    """Returns the names of a table's indexes: ours are called like their column."""
+    cursor.execute(
+        "SELECT index_name FROM information_schema.statistics WHERE table_schema = DATABASE() AND table_name = %s",
+        (table,),
+    )
+    return {name for (name,) in cursor.fetchall()}
+
+
+def _characters(cursor: Any, table: str) -> dict[str, int | None]:
+    """Returns column -> how many characters it holds; None of others than texts."""
+    cursor.execute(
+        "SELECT column_name, character_maximum_length FROM information_schema.columns "
+        "WHERE table_schema = DATABASE() AND table_name = %s",
+        (table,),
+    )
+    return dict(cursor.fetchall())

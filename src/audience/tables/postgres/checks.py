@@ -9,7 +9,7 @@ from audience.errors import AudienceError
 from audience.tables.findings import Finding, check_clock, judged
 from audience.tables.postgres.server import PostgresServer
 
-RIGHTS = "USAGE and CREATE on the schema"
+RIGHTS = "USAGE and CREATE on the schema, TEMPORARY on the database"
 
 
 def check(shown: str, url: str) -> Iterator[Finding]:
@@ -37,6 +37,7 @@ def _check_rights(shown: str, server: PostgresServer, connection: Any) -> Findin
             with cursor.copy(f"COPY {table} FROM STDIN") as copy:
                 copy.write(b"1\n")
             cursor.execute(f"DELETE FROM {table}")
+            cursor.execute(f"CREATE TEMP TABLE {quoted(name)} (id INT)")
     except AudienceError as error:
         return Finding(f"{shown}: rights", "wrong", str(error), server.grants(connection) or "")
     return Finding(f"{shown}: rights", "ok", RIGHTS)

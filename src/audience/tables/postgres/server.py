@@ -59,7 +59,18 @@ class PostgresServer(Address):
             yield connection
 
     def grants(self, connection: Any) -> str | None:
-        """Returns the statement that lets our role make tables in the schema; None where it may."""
+        """Returns the statements that let our role make tables in the schema, and those of production, which are gone
+        with their transaction; None where it may."""
+        needed = [found for found in (self._schema_grant(connection), self.temporary_grant(connection)) if found]
+        return "; ".join(needed) or None
+
+    def temporary_grant(self, connection: Any) -> str | None:
+        """Returns the statement that lets our role make temporary tables; None where it may, as by default."""
+        has = "SELECT has_database_privilege(current_database(), 'TEMPORARY'), current_database(), current_user"
+        may, database, role = connection.execute(has).fetchone()
+        return None if may else f"GRANT TEMPORARY ON DATABASE {quoted(database)} TO {quoted(role)}"
+
+    def _schema_grant(self, connection: Any) -> str | None:
         role = quoted(connection.execute("SELECT current_user").fetchone()[0])
         schema = quoted(self.schema)
         if connection.execute("SELECT to_regnamespace(%s)", (schema,)).fetchone() == (None,):

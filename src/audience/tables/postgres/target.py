@@ -41,9 +41,17 @@ class PostgresTarget(SqlTarget):
         super().__init__(shown)
         self.server = PostgresServer.at(url)
 
+    def _narrow_rows(self, session: Any, task: str, group: str) -> Iterator[pa.RecordBatch]:
+        for batch in super()._narrow_rows(session, task, group):
+            session.execute("SELECT 1")  # it holds the fence: a session that is silent for long the server ends
+            yield batch
+
     def check(self) -> None:
-        """Tries to connect, and whether tables can be made: what is there already may be used without that."""
+        """Tries to connect, and whether tables can be made: what is there already may be used without that, but not
+        without the temporary ones of production, which come after all the labeling."""
         with self._making() as connection:
+            if needed := self.server.temporary_grant(connection):
+                raise BadInput(f"production cannot make temporary tables in {self.url}: {needed}")
             if (needed := self.server.grants(connection)) and not is_prepared(connection):
                 raise BadInput(f"no table can be made in the schema {self.server.schema} of {self.url}: {needed}")
 
@@ -82,7 +90,7 @@ class PostgresTarget(SqlTarget):
     ) -> None:
         create(session, table, DIALECT.declared(columns, key, layout.bounds))
         widen(session, table, layout.bounds)
-        index(session, table, layout.indexes)
+        index(session, table, layout.indexes, layout.bounds)
 
     def _marks(self, sql: str, task: str) -> Iterator[Sequence[Any]]:
         """Reads through a cursor of the server: the driver would fetch all of them at once, with their authors."""

@@ -51,8 +51,8 @@ def create(db: sqlite3.Connection, table: str, columns: Sequence[str], key: tupl
 
 def index(db: sqlite3.Connection, table: str, columns: Sequence[str], /) -> None:
     """Makes the indexes of single columns that are missing."""
-    for name in columns:
-        db.execute(f"CREATE INDEX IF NOT EXISTS {quoted(f'{table}__{name}')} ON {quoted(table)} ({quoted(name)})")
+    for name in columns:  # no table has a name that begins so: tables and indexes share theirs
+        db.execute(f"CREATE INDEX IF NOT EXISTS {quoted(f'ix_{table}__{name}')} ON {quoted(table)} ({quoted(name)})")
 
 
 def _page_bytes(db: sqlite3.Connection) -> int:
