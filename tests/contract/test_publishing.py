@@ -384,7 +384,8 @@ ROUNDS = {1: [(1, f"s{n}", ("/male", "/x")[n % 2]) for n in range(400)],
 def publish_and_say(url: str, fence: int, said: Any) -> None:
     publisher = open_publisher(url, ID, "labels")
     said.set()
-    publish(publisher, 2, {"forum": ROUNDS[2], "blog": ROUNDS[2][:50]}, fence=fence)
+    if publisher.begin(attempt(2, fence), ["forum", "blog"]).version != 2:  # the one before may have come to its end
+        publish(publisher, 2, {"forum": ROUNDS[2], "blog": ROUNDS[2][:50]}, fence=fence)
 
 
 def test_publisher_that_is_killed_anywhere_is_followed_by_one_with_the_same_rows(url: str) -> None:

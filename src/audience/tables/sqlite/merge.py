@@ -62,8 +62,8 @@ def merge(db: sqlite3.Connection, publishing: Publishing, index: str) -> list[Ch
     names = {"next": merged, "new": quoted(incoming(index)), "old": old, "conflicts": conflicts}
     values |= {"version": publishing.version, "replace": int(publishing.replace)}
     db.execute(NEW_ROWS.format(**names), {**values, "at": publishing.at.strftime(AT_FORMAT)})
-    # an index has a name of its own, which it keeps: no other version may have the same
-    index_name = quoted(f"published_{index}__v{publishing.version}__subject")
+    # an index has a name of its own, which it keeps when its table is renamed: no other attempt may have the same
+    index_name = quoted(f"published_{index}__{publishing.fence}__subject")
     db.execute(f"CREATE INDEX {index_name} ON {merged} (subject, panel)")
     db.execute(OLD_ROWS.format(**names), values)
     return [Change(index, *counted) for counted in db.execute(CHANGES.format(**names), values)]
