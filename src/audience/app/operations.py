@@ -15,6 +15,7 @@ from audience.store.records import Store
 from audience.store.states import FINAL
 
 LOOK_S = 0.1
+PROGRESS_S = 0.5
 SOON_S = 10.0
 """Seconds that a request over HTTP waits for an operation."""
 
@@ -100,15 +101,19 @@ class Operations:
         return self.store.workers.all()
 
     def work_on(self, operation_id: str, progress: Callable[[], bool | None] | None = None) -> None:
-        """Carries out an operation in this process until it has ended, beside other workers. `progress` is called now
-        and then; when it returns true, the rest is left to others."""
+        """Carries out an operation in this process until it has ended, beside other workers. `progress` is called every
+        `PROGRESS_S`; when it returns true, the rest is left to others. No more often: what it asks of our records takes
+        Python's lock from the threads that label."""
         worker, grace_s = self.worker(operation_id=operation_id), None
         worker.start()
+        shown = -PROGRESS_S
         try:
             while not self.has_ended(operation_id):
-                if progress and progress():
-                    grace_s = 0.0
-                    return
+                if progress and time.monotonic() - shown >= PROGRESS_S:
+                    shown = time.monotonic()
+                    if progress():
+                        grace_s = 0.0
+                        return
                 time.sleep(LOOK_S)
         finally:
             worker.stop(grace_s)
