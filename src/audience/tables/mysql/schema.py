@@ -186,7 +186,10 @@ def index(cursor: Any, table: str, columns: Sequence[str]) -> None:
     from pymysql.err import OperationalError
 
     missing = set(columns) - _indexed(cursor, table)
-    for name, characters in _characters(cursor, table).items() if missing else ():
+    if not missing:
+        return
+    cursor.execute(f"SET SESSION lock_wait_timeout = {LOCK_WAIT_S}")  # all writers wait behind one that waits
+    for name, characters in _characters(cursor, table).items():
         if name not in missing:
             continue
         try:
